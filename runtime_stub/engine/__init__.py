@@ -1,0 +1,1 @@
+"""One model, many requests. The only package that imports llama_cpp."""

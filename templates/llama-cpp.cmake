@@ -1,0 +1,20 @@
+# Included right after project(llama_cpp) of the llama-cpp-python source
+# distribution (CMAKE_PROJECT_llama_cpp_INCLUDE), so that it can be built for packs
+# without changing a line of it.
+
+# Only libllama and ggml travel in a pack. A plain variable shadows the cache entry
+# that the distribution forces on (CMP0126, CMP0077).
+set(LLAMA_BUILD_COMMON OFF)
+
+function(satchel_finish)
+    # Wheels hold no symbolic links: a versioned library would be stored three times.
+    foreach(target llama ggml ggml-base)
+        set_property(TARGET ${target} PROPERTY VERSION)
+        set_property(TARGET ${target} PROPERTY SOVERSION)
+    endforeach()
+    if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+        target_sources(llama PRIVATE "${SATCHEL_MAPPING_SOURCE}")
+        target_link_options(llama PRIVATE "LINKER:--wrap=mmap")
+    endif()
+endfunction()
+cmake_language(DEFER CALL satchel_finish)
