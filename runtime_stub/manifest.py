@@ -37,7 +37,6 @@ KINDS: dict[str, str] = {
     "runtime": "zstd stream of the frozen runtime's archive",
     "model": "GGUF model",
     "table": "chunk table of another entry",
-    "licenses": "licence texts of what is shipped, as JSON",
 }
 """Entry kinds written so far, with their meaning. Readers ignore kinds they do not know."""
 

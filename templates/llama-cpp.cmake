@@ -16,5 +16,13 @@ function(satchel_finish)
         target_sources(llama PRIVATE "${SATCHEL_MAPPING_SOURCE}")
         target_link_options(llama PRIVATE "LINKER:--wrap=mmap")
     endif()
+    # What the stub says about itself is read from these: the commit, the architectures
+    # it knows, and the licence.
+    install(
+        FILES
+            "${CMAKE_SOURCE_DIR}/CHANGELOG.md"
+            "${CMAKE_SOURCE_DIR}/vendor/llama.cpp/src/llama-arch.cpp"
+            "${CMAKE_SOURCE_DIR}/vendor/llama.cpp/LICENSE"
+        DESTINATION llama_cpp/share)
 endfunction()
 cmake_language(DEFER CALL satchel_finish)

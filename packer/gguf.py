@@ -1,0 +1,606 @@
+"""Reading a GGUF header: what a model file says about itself and where its tensors lie.
+
+    magic "GGUF" · u32 version · u64 tensors · u64 keys      little-endian throughout
+    keys × (text name · u32 type · value)                    text: u64 length and UTF-8 bytes
+    tensors × (text name · u32 dimensions · u64 each · u32 type · u64 offset)
+    zeros up to the alignment
+    tensor data: contiguous, in order, each padded to the alignment
+
+A header is somebody else's data. Each length and count is compared with the bytes there are
+before anything is allocated for it, and the limits below bound time and memory for any file.
+The checks are llama.cpp's own (it loads nothing with gaps or out of order), made here so that
+a bad model is refused when packing, with a line that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO, NoReturn
+
+from runtime_stub.errors import FormatError, InputError, UnsupportedError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+"""Their layouts are the same; version 3 added big-endian files, which are refused."""
+ALIGNMENT_KEY = "general.alignment"
+DEFAULT_ALIGNMENT = 32
+
+MAX_HEADER = 128 << 20
+"""Bytes. The largest headers known (262,144 tokens, 500,000 merges) take about 20 MiB."""
+MAX_KEYS = 8_192
+MAX_TENSORS = 65_536
+MAX_KEY_LENGTH = 65_535
+MAX_NAME_LENGTH = 63
+"""Bytes in a tensor's name, as llama.cpp has it."""
+MAX_TEXT = 1 << 20
+"""Bytes of a text value; a longer one is kept as a `TextSummary`."""
+MAX_NUMBERS = 512
+"""Elements of a number array that is kept: one for each layer of the deepest model."""
+MAX_TEXTS = 64
+"""Elements of a text array that is kept."""
+
+_WINDOW = 4 << 20
+_TEXT_BUDGET = 16 << 20  # bytes of all texts kept; the rest becomes summaries
+_ELEMENT_BUDGET = 1 << 18  # elements of all arrays kept
+
+UINT32, STRING, ARRAY = 4, 8, 9
+_NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    UINT32: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+AGAIN = "Download or copy it again"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """A tensor element type: `size` bytes hold `block` elements."""
+
+    name: str
+    block: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySummary:
+    """An array too long to keep: the GGUF type of its elements, and how many there are."""
+
+    type: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextSummary:
+    """A text too long to keep: its size in bytes."""
+
+    size: int
+
+
+Scalar = int | float | bool | str
+Value = Scalar | tuple[Scalar, ...] | ArraySummary | TextSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor. `shape` has the innermost dimension first, as in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    offset: int
+    """Bytes from the start of the data section."""
+    size: int
+    """Bytes, without the padding that follows."""
+
+    @property
+    def elements(self) -> int:
+        return _product(self.shape)
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What a GGUF file says of itself. All sizes and offsets are in bytes."""
+
+    version: int
+    alignment: int
+    metadata: Mapping[str, Value]
+    """In the file's order; long arrays and texts are summaries."""
+    spans: Mapping[str, tuple[int, int]]
+    """Where each key with its value starts and ends in the file."""
+    tensors: tuple[Tensor, ...]
+    header_size: int
+    """Where the data section starts."""
+    file_size: int
+
+    @property
+    def data_end(self) -> int:
+        """Where the last tensor ends; bytes behind it belong to nothing."""
+        last = self.tensors[-1] if self.tensors else None
+        return self.header_size + (last.offset + last.size if last else 0)
+
+
+def _types(table: str) -> Mapping[int, TensorType]:
+    rows = (row.split() for row in table.strip().splitlines())
+    return MappingProxyType(
+        {int(row[0]): TensorType(row[1], int(row[2]), int(row[3])) for row in rows}
+    )
+
+
+TENSOR_TYPES = _types(
+    """
+    0 f32 1 4
+    1 f16 1 2
+    2 q4_0 32 18
+    3 q4_1 32 20
+    6 q5_0 32 22
+    7 q5_1 32 24
+    8 q8_0 32 34
+    9 q8_1 32 36
+    10 q2_K 256 84
+    11 q3_K 256 110
+    12 q4_K 256 144
+    13 q5_K 256 176
+    14 q6_K 256 210
+    15 q8_K 256 292
+    16 iq2_xxs 256 66
+    17 iq2_xs 256 74
+    18 iq3_xxs 256 98
+    19 iq1_s 256 50
+    20 iq4_nl 32 18
+    21 iq3_s 256 110
+    22 iq2_s 256 82
+    23 iq4_xs 256 136
+    24 i8 1 1
+    25 i16 1 2
+    26 i32 1 4
+    27 i64 1 8
+    28 f64 1 8
+    29 iq1_m 256 56
+    30 bf16 1 2
+    34 tq1_0 256 54
+    35 tq2_0 256 66
+    39 mxfp4 32 17
+    40 nvfp4 64 36
+    41 q1_0 128 18
+    42 q2_0 64 18
+    """
+)
+"""The types of the llama.cpp in llama-cpp-python 0.3.36 (id, name, elements in a block, bytes
+of a block), for when no stub says which it knows. Numbers that are missing were withdrawn."""
+
+
+def parse_tensor_types(document: Mapping[str, Mapping[str, object]]) -> dict[int, TensorType]:
+    """The table in a stub's manifest: {"3": {"name": "q4_1", "block": 32, "size": 20}}.
+
+    Raises FormatError if it is malformed.
+    """
+    try:
+        return {int(key): _tensor_type(**row) for key, row in document.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise FormatError(f"the stub's table of tensor types is malformed: {error}") from None
+
+
+def _tensor_type(name: object, block: object, size: object) -> TensorType:
+    if not (isinstance(name, str) and isinstance(block, int) and isinstance(size, int)):
+        raise TypeError(f"type {name!r}")
+    if block < 1 or size < 1:
+        raise ValueError(f"type {name!r} has empty blocks")
+    return TensorType(name, block, size)
+
+
+def read_header(
+    path: str | os.PathLike[str], *, tensor_types: Mapping[int, TensorType] = TENSOR_TYPES
+) -> GgufHeader:
+    """Read and check the header of the GGUF file at `path`.
+
+    Raises InputError if it can't be read, FormatError if it is not a sound GGUF, and
+    UnsupportedError for other versions, big-endian files and unknown tensor types.
+    """
+    path = Path(path)
+    with open_regular(path) as file:
+        return parse_header(file, name=str(path), tensor_types=tensor_types)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open the file at `path`, unbuffered. Raises InputError if that is not possible."""
+    try:
+        mode = path.stat().st_mode  # first: opening a named pipe would wait for a writer
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{path} is a folder", "Name the GGUF file in it")
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path} is not a regular file", "Name a GGUF file")
+        return path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist", "Check the name and the folder") from None
+    except PermissionError:
+        raise InputError(f"{path} can't be read: permission denied", "Change its mode") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{path!s} can't be opened: {error}") from None
+
+
+def parse_header(
+    file: BinaryIO,
+    *,
+    name: str,
+    offset: int = 0,
+    size: int | None = None,
+    tensor_types: Mapping[int, TensorType] = TENSOR_TYPES,
+) -> GgufHeader:
+    """Read and check the header of the GGUF that is `size` bytes at `offset` in `file`.
+
+    Without `size` it reaches to the file's end. `name` is what errors call it. Raises like
+    `read_header`. The file's position is moved.
+    """
+    try:
+        if size is None:
+            size = file.seek(0, os.SEEK_END) - offset
+        return _Parser(file, name, offset, size).header(tensor_types)
+    except OSError as error:
+        raise InputError(f"{name} can't be read: {error}") from None
+
+
+class _Parser:
+    """Reads forward through one header, through a window of some MiB."""
+
+    def __init__(self, file: BinaryIO, name: str, base: int, size: int) -> None:
+        self._file = file
+        self._name = name
+        self._base = base
+        self._size = size
+        self._position = 0
+        self._window = b""
+        self._window_start = 0
+        self._text_left = _TEXT_BUDGET
+        self._elements_left = _ELEMENT_BUDGET
+
+    def header(self, tensor_types: Mapping[int, TensorType]) -> GgufHeader:
+        version = self._preamble()
+        n_tensors = self._count("tensors", MAX_TENSORS, smallest=24)
+        n_keys = self._count("metadata keys", MAX_KEYS, smallest=13)
+        metadata, spans = self._metadata(n_keys)
+        alignment = self._alignment(metadata, spans)
+        tensors = self._tensors(n_tensors, alignment, tensor_types)
+        start = _padded(self._position, alignment) if tensors else self._position
+        header = GgufHeader(
+            version=version,
+            alignment=alignment,
+            metadata=MappingProxyType(metadata),
+            spans=MappingProxyType(spans),
+            tensors=tensors,
+            header_size=start,
+            file_size=self._size,
+        )
+        if header.data_end > self._size:
+            raise FormatError(
+                f"{self._name} is cut short: needs {header.data_end:,} bytes, has {self._size:,}",
+                AGAIN,
+            )
+        return header
+
+    # The file's bytes
+
+    def _load(self, count: int) -> int:
+        """Make `count` bytes at the position available; returns where in the window."""
+        at = self._position - self._window_start
+        if at + count > len(self._window):
+            self._require(count)
+            self._window_start, at = self._position, 0
+            self._file.seek(self._base + self._position)
+            self._window = _read(self._file, min(max(count, _WINDOW), self._size - self._position))
+            if len(self._window) < count:  # it has become shorter since
+                self._cut_short(count)
+        return at
+
+    def _take(self, count: int) -> bytes:
+        at = self._load(count)
+        self._position += count
+        return self._window[at : at + count]
+
+    def _skip(self, count: int) -> None:
+        self._require(count)
+        self._position += count
+
+    def _require(self, count: int) -> None:
+        if self._position + count > self._size:
+            self._cut_short(count)
+        if self._position + count > MAX_HEADER:
+            self._malformed(f"its header is longer than {MAX_HEADER >> 20} MiB")
+
+    def _u32(self) -> int:
+        at = self._load(4)
+        self._position += 4
+        value: int = _U32.unpack_from(self._window, at)[0]
+        return value
+
+    def _u64(self) -> int:
+        at = self._load(8)
+        self._position += 8
+        value: int = _U64.unpack_from(self._window, at)[0]
+        return value
+
+    # Its parts
+
+    def _preamble(self) -> int:
+        start = _read_at(self._file, self._base, min(self._size, 512))
+        if not start.startswith(MAGIC):
+            what, hint = _looks_like(start, self._size)
+            raise FormatError(f"{self._name} is not a GGUF file: it {what}", hint)
+        self._skip(4)
+        version = self._u32()
+        if version & 0xFFFF == 0 and version:
+            raise UnsupportedError(
+                f"{self._name} is a big-endian GGUF", "Use the model's little-endian file"
+            )
+        if version == 0:
+            self._malformed("it says it has GGUF version 0")
+        if version not in VERSIONS:
+            hint = "Convert the model again" if version == 1 else "Use a newer satchel"
+            raise UnsupportedError(f"{self._name} has GGUF version {version}, not 2 or 3", hint)
+        return version
+
+    def _count(self, what: str, limit: int, *, smallest: int) -> int:
+        count = self._u64()
+        if count > limit:
+            self._malformed(f"it claims {count:,} {what}; at most {limit:,} are possible here")
+        self._require(count * smallest)
+        return count
+
+    def _metadata(self, count: int) -> tuple[dict[str, Value], dict[str, tuple[int, int]]]:
+        metadata: dict[str, Value] = {}
+        spans: dict[str, tuple[int, int]] = {}
+        for _ in range(count):
+            start = self._position
+            key = self._key()
+            if key in metadata:
+                self._malformed(f"key {_shown(key)} occurs twice")
+            metadata[key] = self._value(key, self._u32())
+            spans[key] = (start, self._position)
+        return metadata, spans
+
+    def _key(self) -> str:
+        length = self._u64()
+        if not 0 < length <= MAX_KEY_LENGTH:
+            self._malformed(f"a key at byte {self._position - 8:,} is {length:,} bytes long")
+        self._text_left -= length
+        if self._text_left < 0:
+            self._malformed("its keys take too much space")
+        return self._utf8(self._take(length), "a key")
+
+    def _utf8(self, data: bytes, what: str) -> str:
+        if b"\0" in data:
+            self._malformed(f"{what} at byte {self._position - len(data):,} has a zero byte in it")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            self._malformed(f"{what} at byte {self._position - len(data):,} is not UTF-8")
+
+    def _value(self, key: str, kind: int) -> Value:
+        if kind == STRING:
+            return self._text()
+        if kind == ARRAY:
+            return self._array(key, self._u32(), self._u64())
+        layout = _NUMBERS.get(kind)
+        if layout is None:
+            self._malformed(f"key {_shown(key)} has the unknown type {kind}")
+        number: Scalar = struct.unpack(f"<{layout}", self._take(struct.calcsize(f"<{layout}")))[0]
+        return number
+
+    def _text(self) -> str | TextSummary:
+        length = self._u64()
+        if length > min(MAX_TEXT, self._text_left):
+            self._skip(length)
+            return TextSummary(length)
+        data = self._take(length)
+        self._text_left -= length
+        return data.decode(errors="replace")
+
+    def _array(self, key: str, kind: int, count: int) -> Value:
+        if kind == STRING:
+            return self._texts(count)
+        layout = _NUMBERS.get(kind)
+        if layout is None:
+            problem = "an array of arrays" if kind == ARRAY else f"an array of unknown type {kind}"
+            self._malformed(f"key {_shown(key)} is {problem}")
+        size = struct.calcsize(f"<{layout}") * count
+        if not self._keeps(count, MAX_NUMBERS):
+            self._skip(size)
+            return ArraySummary(kind, count)
+        numbers: tuple[Scalar, ...] = struct.unpack(f"<{count}{layout}", self._take(size))
+        return numbers
+
+    def _texts(self, count: int) -> Value:
+        self._require(count * 8)
+        if not self._keeps(count, MAX_TEXTS):
+            self._skip_texts(count)
+            return ArraySummary(STRING, count)
+        texts = [self._text() for _ in range(count)]
+        kept = tuple(text for text in texts if isinstance(text, str))
+        return kept if len(kept) == count else ArraySummary(STRING, count)
+
+    def _keeps(self, count: int, limit: int) -> bool:
+        if count > min(limit, self._elements_left):
+            return False
+        self._elements_left -= count
+        return True
+
+    def _skip_texts(self, count: int) -> None:
+        """Step over `count` texts. A vocabulary has 262,144 of them: hence the plain loop."""
+        unpack = _U64.unpack_from
+        while count:
+            at = self._load(8)
+            window, start, last = self._window, self._window_start, len(self._window) - 8
+            while count and at <= last:
+                at += 8 + unpack(window, at)[0]
+                count -= 1
+            if start + at > self._size:
+                self._cut_short(start + at - self._position)
+            self._position = start + at
+        self._require(0)
+
+    def _alignment(self, metadata: dict[str, Value], spans: dict[str, tuple[int, int]]) -> int:
+        value = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
+        start, end = spans.get(ALIGNMENT_KEY, (0, 0))
+        as_u32 = end - start in (0, 8 + len(ALIGNMENT_KEY) + 4 + 4)
+        if not as_u32 or type(value) is not int or value < 1 or value & (value - 1):
+            self._malformed(f"its alignment is {_shown(value)}, not a power of two of 32 bits")
+        return value
+
+    def _tensors(
+        self, count: int, alignment: int, types: Mapping[int, TensorType]
+    ) -> tuple[Tensor, ...]:
+        tensors: list[Tensor] = []
+        seen: set[str] = set()
+        expected = 0
+        for _ in range(count):
+            tensor = self._tensor(types)
+            if tensor.name in seen:
+                self._malformed(f"tensor {tensor.name!r} occurs twice")
+            if tensor.offset != expected:
+                self._misplaced(tensor, expected, alignment)
+            seen.add(tensor.name)
+            tensors.append(tensor)
+            expected = _padded(tensor.offset + tensor.size, alignment)
+        return tuple(tensors)
+
+    def _tensor(self, types: Mapping[int, TensorType]) -> Tensor:
+        length = self._u64()
+        if length > MAX_NAME_LENGTH:
+            self._malformed(
+                f"a tensor's name at byte {self._position - 8:,} is {length:,} bytes long; "
+                f"at most {MAX_NAME_LENGTH} are allowed"
+            )
+        name = self._utf8(self._take(length), "a tensor's name")
+        dimensions = self._u32()
+        if dimensions > 4:
+            self._malformed(f"tensor {name!r} has {dimensions:,} dimensions; at most 4 are allowed")
+        shape = tuple(self._u64() for _ in range(dimensions))
+        type_id = self._u32()
+        size = self._tensor_size(name, shape, type_id, types)
+        return Tensor(name, shape, type_id, self._u64(), size)
+
+    def _tensor_size(
+        self, name: str, shape: tuple[int, ...], type_id: int, types: Mapping[int, TensorType]
+    ) -> int:
+        kind = types.get(type_id)
+        if kind is None:
+            raise UnsupportedError(
+                f"{self._name}: tensor {name!r} has type {type_id}, which this llama.cpp lacks",
+                "Use another quantization of the model, or a newer stub",
+            )
+        row = shape[0] if shape else 1
+        if row % kind.block:
+            self._malformed(
+                f"tensor {name!r} has rows of {row:,} elements, "
+                f"not a multiple of {kind.name}'s block of {kind.block}"
+            )
+        elements = _product(shape)
+        size = elements // kind.block * kind.size
+        if max((elements, size, *shape)) >= 2**63:
+            self._malformed(f"tensor {name!r} is impossibly large: {' × '.join(map(str, shape))}")
+        return size
+
+    # What can be wrong
+
+    def _misplaced(self, tensor: Tensor, expected: int, alignment: int) -> NoReturn:
+        where = f"tensor {tensor.name!r} lies at offset {tensor.offset:,}, expected {expected:,}"
+        if tensor.offset % alignment:
+            self._malformed(f"{where}: it is not aligned to {alignment} bytes")
+        problem = "it overlaps the one before" if tensor.offset < expected else "it leaves a gap"
+        self._malformed(f"{where}: {problem}")
+
+    def _malformed(self, problem: str) -> NoReturn:
+        raise FormatError(f"{self._name} is malformed: {problem}", AGAIN)
+
+    def _cut_short(self, count: int) -> NoReturn:
+        raise FormatError(
+            f"{self._name} is cut short or damaged: at byte {self._position:,} its header "
+            f"needs {count:,} more, but the file has {self._size:,}",
+            AGAIN,
+        )
+
+
+def _read(file: BinaryIO, count: int) -> bytes:
+    """`count` bytes, fewer only at the file's end: unbuffered files may return less at once."""
+    data = file.read(count)
+    while len(data) < count and (more := file.read(count - len(data))):
+        data += more
+    return data
+
+
+def _read_at(file: BinaryIO, offset: int, count: int) -> bytes:
+    file.seek(offset)
+    return _read(file, count)
+
+
+def _padded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for length in shape:
+        product *= length
+    return product
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]}..."
+
+
+_ARCHIVE = "Unpack it first"
+_CONVERT = "Convert it with llama.cpp's convert_hf_to_gguf.py, or look for a GGUF of the model"
+_DOWNLOAD = "Download the file itself: on Hugging Face, with the link that has /resolve/ in it"
+_STARTS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
+    ((b"version https://git-lfs",), "is a Git LFS pointer, not the model", "Run `git lfs pull`"),
+    ((b"PK\x03\x04",), "looks like a ZIP archive or a PyTorch model", _CONVERT),
+    ((b"\x80\x02", b"\x80\x04"), "looks like a PyTorch model (a pickle)", _CONVERT),
+    ((b"lmgg", b"fmgg", b"tjgg", b"algg"), "looks like a GGML file from before GGUF", _CONVERT),
+    ((b"\x89HDF",), "looks like an HDF5 file", _CONVERT),
+    (
+        (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"7z\xbc\xaf", b"BZh"),
+        "is compressed",
+        _ARCHIVE,
+    ),
+    ((b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"#!"), "looks like a program", "Name the model"),
+)
+
+
+def _looks_like(start: bytes, size: int) -> tuple[str, str]:
+    """What a file that starts so seems to be ("it ..."), and what to do about it."""
+    if not size:
+        return "is empty", AGAIN
+    for starts, what, hint in _STARTS:
+        if start.startswith(starts):
+            return what, hint
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    tests: tuple[tuple[Callable[[], bool], str, str], ...] = (
+        (lambda: _is_safetensors(start, size), "looks like a safetensors file", _CONVERT),
+        (lambda: text.startswith((b"<!doctype", b"<html", b"<?xml")), "is a web page", _DOWNLOAD),
+        (lambda: text.startswith(b"{"), "is JSON text, perhaps a server's error", _DOWNLOAD),
+        (lambda: not start.strip(b"\0"), "starts with zeros: it was never written fully", AGAIN),
+    )
+    for test, what, hint in tests:
+        if test():
+            return what, hint
+    return f"starts with {start[:4]!r}, not {MAGIC!r}", "Name a file that ends in .gguf"
+
+
+def _is_safetensors(start: bytes, size: int) -> bool:
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size

@@ -1,0 +1,27 @@
+"""Where the frozen runtime begins. The launcher has found and checked it by now."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from runtime_stub import environment
+from runtime_stub.errors import SatchelError
+
+
+def start() -> int:
+    """Take over from the launcher and run the command line; returns the exit code."""
+    try:
+        launch = environment.take(os.environ)
+    except SatchelError as error:
+        sys.stderr.write(f"satchel: {error}\n")
+        return error.exit_code
+    from runtime_stub.children import take_pack_name
+    from runtime_stub.cli import main
+
+    take_pack_name(launch)
+    return main(launch)
+
+
+if __name__ == "__main__":
+    sys.exit(start())

@@ -1,0 +1,80 @@
+"""Starts every child process, and names our own: the only module that does either.
+
+Host programs must not see the runtime's libraries, so they get the environment that the
+launcher found. The pack itself is started again only through its launcher, from the open
+file, so that a pack that was replaced or moved meanwhile still starts its own version.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime_stub.environment import Launch
+
+_BROWSERS = ("xdg-open", "open", "sensible-browser", "firefox", "chromium")
+_PR_SET_NAME = 15
+
+
+def start_host_program(
+    launch: Launch, command: Sequence[str], *, quiet: bool = True
+) -> subprocess.Popen[bytes]:
+    """Start a program of the host, in its own environment. Raises OSError."""
+    output = subprocess.DEVNULL if quiet else None
+    return subprocess.Popen(
+        list(command),
+        env=launch.host_environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+def start_self(launch: Launch, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start this pack again, through its launcher. Raises OSError."""
+    return subprocess.Popen(
+        [launch.argv0, *arguments],
+        executable=f"/proc/self/fd/{launch.descriptor}",
+        env=launch.host_environment,
+        pass_fds=(launch.descriptor,),
+    )
+
+
+def open_browser(launch: Launch, address: str) -> bool:
+    """Show `address` in the person's browser; False when there is none to be found."""
+    path = launch.host_environment.get("PATH", os.defpath)
+    for name in _BROWSERS:
+        program = shutil.which(name, path=path)
+        if program is None:
+            continue
+        try:
+            start_host_program(launch, [program, address])
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def take_pack_name(launch: Launch) -> None:
+    """Show this process under the pack's name instead of the loader's, where we can."""
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    name = Path(launch.argv0).name or "satchel"
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, os.fsencode(name)[:15], 0, 0, 0)
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        # Fields 48 and 49 of proc(5), counted from the one after the name, which is third.
+        start, end = int(fields[45]), int(fields[46])
+    except (OSError, IndexError, ValueError):
+        return
+    line = b"\0".join(os.fsencode(word) for word in (launch.argv0, *sys.argv[1:])) + b"\0"
+    # Our own command line is always shorter than the one that went through the loader.
+    if 0 < len(line) <= end - start:
+        ctypes.memmove(start, line.ljust(end - start, b"\0"), end - start)

@@ -1,0 +1,125 @@
+"""What both command lines share: errors, progress and numbers, as a person reads them.
+
+Only command-line modules use this; core code never prints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from typing import Any, Protocol
+
+import click
+
+from runtime_stub.errors import SatchelError
+
+INTERRUPTED = 130
+
+
+class Meter(Protocol):
+    """Progress of one long step."""
+
+    def __call__(self, count: int, /) -> None:
+        """Count so many more bytes as done."""
+
+
+def report(error: SatchelError, program: str) -> None:
+    """One line for an expected error."""
+    click.echo(f"{program}: {printable(str(error))}", err=True)
+
+
+def run(command: click.Command, program: str, arguments: list[str], obj: object = None) -> int:
+    """Run a command line and return its exit code; the only place that handles errors.
+
+    Expected errors are one line, `--verbose` (or SATCHEL_VERBOSE) adds the traceback.
+    """
+    verbose = "--verbose" in arguments or bool(os.environ.get("SATCHEL_VERBOSE"))
+    try:
+        result = command.main(arguments, prog_name=program, standalone_mode=False, obj=obj)
+    except SatchelError as error:
+        report(error, program)
+        if verbose:
+            traceback.print_exc()
+        return error.exit_code
+    except click.exceptions.Abort:
+        click.echo(err=True)
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        click.echo(err=True)
+        return INTERRUPTED
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader has seen enough. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:  # noqa: BLE001  (the last resort: a bug, said in one line)
+        click.echo(f"{program}: unexpected failure: {printable(repr(error))}", err=True)
+        if verbose:
+            traceback.print_exc()
+        else:
+            click.echo("Run it again with SATCHEL_VERBOSE=1 for the full story.", err=True)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, which a file name may smuggle into a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def bytes_text(count: float) -> str:
+    """A size as people write it, in powers of 1,000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def echo_json(document: Any) -> None:
+    """A document on standard output, for scripts."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+class progress:  # noqa: N801  (used like a function)
+    """A progress bar on standard error, shown once a step has taken a second.
+
+    Nothing is shown when standard error is no terminal. Use as a context manager; the value
+    is a Meter.
+    """
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label = label
+        self._total = max(1, total)
+        self._done = 0
+        self._started = time.monotonic()
+        self._shown = 0.0
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+
+    def __enter__(self) -> Meter:
+        return self._count
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+    def _count(self, count: int, /) -> None:
+        self._done += count
+        now = time.monotonic()
+        if not self._terminal or now - self._started < 1 or now - self._shown < 0.1:
+            return
+        self._shown = now
+        share = min(1.0, self._done / self._total)
+        rate = self._done / (now - self._started)
+        left = (self._total - self._done) / rate if rate else 0
+        bar = ("#" * int(share * 24)).ljust(24, ".")
+        sys.stderr.write(f"\r\033[K{self._label} [{bar}] {share:4.0%}  {left:,.0f} s left")
+        sys.stderr.flush()

@@ -1,0 +1,139 @@
+"""What a pack says about itself: for `info`, `inspect` and `licenses`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runtime_stub.bundle import Bundle
+from runtime_stub.console import bytes_text
+from runtime_stub.environment import Launch
+from runtime_stub.manifest import RAW
+
+LICENSES_FOLDER = "licenses"
+"""Folder of the runtime that holds one file per component."""
+MODEL_LICENSE_FIELDS = ("license", "license_name", "license_link", "author", "organization", "url")
+
+
+def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Everything the manifest says, as plain data."""
+    manifest = bundle.manifest
+    return {
+        "file": str(bundle.path),
+        "kind": "pack" if bundle.of_kind("model") else "stub",
+        "name": manifest.name,
+        "size": bundle.footer.pack_size,
+        "stub": {
+            key: value
+            for key, value in manifest.stub.items()
+            if key not in ("architectures", "tensor_types", "contents")
+        },
+        "recipe": manifest.recipe,
+        "features": list(manifest.features),
+        "entries": [
+            {
+                "name": entry.name,
+                "kind": entry.kind,
+                "codec": entry.codec,
+                "offset": entry.offset,
+                "length": entry.length,
+                "size": entry.size,
+                "sha256": entry.sha256,
+                "sidecar": entry.file,
+                "requires": list(entry.requires),
+                "metadata": entry.metadata,
+            }
+            for entry in manifest.entries
+        ],
+    }
+
+
+def describe_pack(bundle: Bundle, launch: Launch) -> dict[str, Any]:
+    """The bundle, and how it runs on this machine."""
+    from runtime_stub.engine.hardware import read_hardware
+    from runtime_stub.engine.library import cpu_variant
+
+    hardware = read_hardware()
+    return {
+        **describe_bundle(bundle),
+        "runtime": {"folder": str(launch.runtime), "cache": str(launch.cache_root)},
+        "machine": {
+            "physical_cores": hardware.physical_cores,
+            "logical_cpus": hardware.logical_cpus,
+            "memory_total": hardware.memory_total,
+            "memory_available": hardware.memory_available,
+            "cpu_variant": cpu_variant(),
+        },
+    }
+
+
+def lines(document: dict[str, Any]) -> Iterator[str]:
+    """A description for people."""
+    stub = document["stub"]
+    llama = stub.get("llama_cpp", {})
+    yield f"{document['name'] or document['kind']}  ({bytes_text(document['size'])})"
+    yield f"  file       {document['file']}"
+    yield f"  platform   {stub.get('platform', '?')}, satchel {stub.get('satchel', '?')}"
+    yield f"  engine     llama.cpp {llama.get('commit', '?')}, llama-cpp-python {llama.get('python', '?')}"
+    for entry in document["entries"]:
+        if entry["kind"] == "model":
+            yield from _model_lines(entry)
+    recipe = document["recipe"] or {}
+    if recipe:
+        yield f"  starts as  {recipe.get('mode', 'chat')}"
+    for key in ("system", "context", "max_tokens", "sampling", "server"):
+        if key in recipe:
+            yield f"  {key:<10} {recipe[key]}"
+    if "machine" in document:
+        machine = document["machine"]
+        yield f"  runtime    {document['runtime']['folder']}"
+        yield (
+            f"  machine    {machine['physical_cores']} cores, "
+            f"{bytes_text(machine['memory_available'])} of "
+            f"{bytes_text(machine['memory_total'])} memory free"
+        )
+        yield f"  processor  code for {machine['cpu_variant'] or 'unknown'}"
+    yield "  contents"
+    for entry in document["entries"]:
+        how = "" if entry["codec"] == RAW else f" ({entry['codec']})"
+        yield f"    {entry['name']:<22} {bytes_text(entry['length']):>10}{how}"
+
+
+def _model_lines(entry: dict[str, Any]) -> Iterator[str]:
+    facts = entry["metadata"]
+    words = [facts.get("name"), facts.get("architecture"), facts.get("quantization")]
+    yield f"  model      {', '.join(str(word) for word in words if word)}"
+    if facts.get("parameters"):
+        yield f"  parameters {facts['parameters'] / 1e6:,.0f} million"
+    if facts.get("context_length"):
+        yield f"  trained on {facts['context_length']:,} tokens of context"
+    if facts.get("memory_needed"):
+        tokens = facts.get("memory_context", 0)
+        yield f"  memory     about {bytes_text(facts['memory_needed'])} with {tokens:,} tokens of context"
+    yield f"  licence    {facts.get('license') or 'not stated in the model file'}"
+    template = "the model's own" if facts.get("chat_template") else "none in the model: a fallback"
+    yield f"  template   {template}"
+    stored = "mapped from the pack" if entry["codec"] == RAW else "extracted to the cache once"
+    yield f"  storage    {stored}"
+
+
+def license_lines(bundle: Bundle, runtime: Path, *, names_only: bool) -> Iterator[str]:
+    """Licences of the model, as it states them, then of every component in the runtime."""
+    for entry in bundle.of_kind("model"):
+        yield f"== model {entry.metadata.get('name') or entry.name}"
+        stated = {key: entry.metadata[key] for key in MODEL_LICENSE_FIELDS if entry.metadata.get(key)}
+        for key, value in stated.items():
+            yield f"{key.replace('_', ' ')}: {value}"
+        if not stated:
+            yield "The model file states no licence. Ask whoever published it."
+        yield ""
+    folder = runtime / LICENSES_FOLDER
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    for component in index:
+        yield f"== {component['name']} {component['version']}: {component['license']}"
+        if not names_only:
+            for name in component["files"]:
+                yield (folder / name).read_text(encoding="utf-8", errors="replace").strip()
+                yield ""

@@ -1,0 +1,141 @@
+"""A llama.cpp context: the memory of all sequences, and the batch that is fed to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runtime_stub.engine.hardware import Hardware
+from runtime_stub.engine.library import library, recent_problems
+from runtime_stub.engine.messages import EngineSettings
+from runtime_stub.engine.model import Model
+from runtime_stub.errors import EngineError
+
+DEFAULT_CONTEXT = 8192
+SMALLEST_CONTEXT = 256
+_MARGIN = 256 << 20
+"""Memory left for everything else, in bytes."""
+_GRAIN = 256
+
+NO_ROOM = 1
+"""What `decode` returns when the cache has no place for the batch."""
+
+
+@dataclass(frozen=True)
+class ContextSize:
+    """Tokens of context, and why as many."""
+
+    tokens: int
+    reason: str
+
+
+def choose_context(model: Model, settings: EngineSettings, hardware: Hardware) -> ContextSize:
+    """The context for chat and serve: as asked, or what the model and this machine allow.
+
+    Raises EngineError when even the smallest does not fit into memory.
+    """
+    per_token = max(1, model.state_bytes_per_token())
+    free = hardware.memory_available - model.size - _MARGIN
+    fitting = free // per_token // _GRAIN * _GRAIN
+    if settings.context:
+        if settings.context > fitting:
+            raise EngineError(
+                f"a context of {settings.context:,} tokens needs "
+                f"{_megabytes(settings.context * per_token)} beside the model's "
+                f"{_megabytes(model.size)}, and {_megabytes(hardware.memory_available)} are free",
+                f"Use --context {max(SMALLEST_CONTEXT, fitting)} or less",
+            )
+        return ContextSize(settings.context, "as asked")
+    wanted = min(DEFAULT_CONTEXT, model.trained_context)
+    if wanted <= fitting:
+        limit = "the model's" if wanted < DEFAULT_CONTEXT else "the default"
+        return ContextSize(wanted, limit)
+    if fitting < SMALLEST_CONTEXT:
+        raise EngineError(
+            f"the model needs {_megabytes(model.size + SMALLEST_CONTEXT * per_token + _MARGIN)} "
+            f"of memory and {_megabytes(hardware.memory_available)} are free",
+            "Close other programs, or use a smaller model",
+        )
+    return ContextSize(fitting, "what free memory allows")
+
+
+def fitting_context(model: Model, needed: int) -> ContextSize:
+    """The context for one request that needs `needed` tokens for prompt and answer."""
+    rounded = -(-needed // _GRAIN) * _GRAIN
+    return ContextSize(min(max(rounded, SMALLEST_CONTEXT), model.trained_context), "as needed")
+
+
+class Context:
+    """Owns a native context and one batch. Belongs to a single thread."""
+
+    def __init__(self, model: Model, size: ContextSize, settings: EngineSettings, threads: int):
+        llama = library()
+        self.size = size
+        parameters = llama.llama_context_default_params()
+        parameters.n_ctx = size.tokens
+        parameters.n_batch = parameters.n_ubatch = min(settings.batch, size.tokens)
+        parameters.n_seq_max = settings.parallel
+        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.flash_attn_type = -1 if settings.flash_attention else 0
+        parameters.kv_unified = True
+        parameters.no_perf = True
+        recent_problems()
+        self.handle: Any = llama.llama_init_from_model(model.handle, parameters)
+        if not self.handle:
+            reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
+            raise EngineError(f"a context of {size.tokens:,} tokens can't be made: {reason}")
+        self._memory = llama.llama_get_memory(self.handle)
+        self._window = int(llama.llama_model_n_swa(model.handle))
+        self.batch_size = int(parameters.n_batch)
+        self._batch = llama.llama_batch_init(self.batch_size, 0, 1)
+
+    def clear_batch(self) -> None:
+        """Start a new batch."""
+        self._batch.n_tokens = 0
+
+    @property
+    def room(self) -> int:
+        """How many more tokens the batch takes."""
+        return self.batch_size - int(self._batch.n_tokens)
+
+    def add(self, token: int, position: int, sequence: int, *, output: bool) -> int:
+        """Append a token to the batch; returns its index there."""
+        batch = self._batch
+        index = int(batch.n_tokens)
+        batch.token[index] = token
+        batch.pos[index] = position
+        batch.n_seq_id[index] = 1
+        batch.seq_id[index][0] = sequence
+        batch.logits[index] = output
+        batch.n_tokens = index + 1
+        return index
+
+    def decode(self) -> int:
+        """Run the batch: 0 is success, NO_ROOM a full cache, anything else a failure."""
+        return int(library().llama_decode(self.handle, self._batch))
+
+    def keep(self, sequence: int, tokens: int) -> int:
+        """Cut a sequence to its first `tokens`; returns how many are really usable.
+
+        Recurrent memory can't be cut, and a sliding window may have forgotten what lies
+        before the cut: then nothing is usable and the sequence is emptied.
+        """
+        llama = library()
+        if tokens > 0 and llama.llama_memory_seq_rm(self._memory, sequence, tokens, -1):
+            first = int(llama.llama_memory_seq_pos_min(self._memory, sequence))
+            oldest_needed = max(0, tokens - self._window) if self._window > 0 else 0
+            if 0 <= first <= oldest_needed:
+                return tokens
+        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        return 0
+
+    def free(self) -> None:
+        """Release batch and context; the object must not be used afterwards."""
+        if self.handle:
+            library().llama_batch_free(self._batch)
+            library().llama_free(self.handle)
+            self.handle = None
+
+
+def _megabytes(count: int) -> str:
+    return f"{max(0, count) / 1e6:,.0f} MB"

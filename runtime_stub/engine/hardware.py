@@ -1,0 +1,122 @@
+"""What this machine lets us use: cores and memory, within affinity and container limits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_CPUS = Path("/sys/devices/system/cpu")
+_CGROUP = Path("/sys/fs/cgroup")
+_UNLIMITED = 1 << 60
+"""cgroup v1 writes a huge number for "no limit"."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Cores and memory (bytes) that this process may use now."""
+
+    physical_cores: int
+    """Distinct cores among the CPUs of our affinity mask, at most the container's quota."""
+    logical_cpus: int
+    memory_total: int
+    memory_available: int
+
+
+def read_hardware() -> Hardware:
+    """Look at the machine; never fails, falls back to what Python knows."""
+    cpus = _allowed_cpus()
+    cores = len({_core_of(cpu) for cpu in cpus}) or 1
+    quota = _cpu_quota()
+    if quota is not None:
+        cores = max(1, min(cores, int(quota + 0.5)))
+    total, available = _memory()
+    return Hardware(cores, len(cpus), total, available)
+
+
+def _allowed_cpus() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _core_of(cpu: int) -> tuple[str, str]:
+    folder = _CPUS / f"cpu{cpu}" / "topology"
+    package = _read(folder / "physical_package_id")
+    core = _read(folder / "core_id")
+    return (package, core) if core else ("", f"cpu{cpu}")
+
+
+def _cpu_quota() -> float | None:
+    """CPUs' worth of time that the container grants, None without a limit."""
+    quotas = []
+    for folder in _cgroup_folders("cpu"):
+        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        if not quota:
+            quota = _read(folder / "cpu.cfs_quota_us")
+            period = _read(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period):
+            quotas.append(int(quota) / int(period))
+    return min(quotas) if quotas else None
+
+
+def _memory() -> tuple[int, int]:
+    facts = {}
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        key, _, value = line.partition(":")
+        if value.strip().endswith("kB"):
+            facts[key] = int(value.split()[0]) * 1024
+    total = facts.get("MemTotal") or _sysconf_memory()
+    available = facts.get("MemAvailable", total)
+    for folder in _cgroup_folders("memory"):
+        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+        if not limit or limit >= _UNLIMITED:
+            continue
+        used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+        # Page cache counts as used but is given back when it is needed.
+        stat = dict(
+            line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line
+        )
+        cached = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
+        total = min(total, limit)
+        available = min(available, max(0, limit - max(0, used - cached)))
+    return total, available
+
+
+def _cgroup_folders(controller: str) -> list[Path]:
+    """Our control groups for `controller`, from the innermost to the root (v2 and v1)."""
+    folders = []
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        hierarchy, _, rest = line.partition(":")
+        names, _, path = rest.partition(":")
+        if hierarchy == "0" and not names:
+            root = _CGROUP
+        elif controller in names.split(","):
+            root = _CGROUP / controller
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        while folder != root and root in folder.parents:
+            folders.append(folder)
+            folder = folder.parent
+        folders.append(root)
+    return folders
+
+
+def _sysconf_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int:
+    text = _read(path)
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,103 @@
+"""Loads llama.cpp: the only door to `llama_cpp`, opened once and only when needed."""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import functools
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from runtime_stub.errors import EngineError
+
+_LEVEL_WARN = 3
+_LEVEL_ERROR = 4
+_problems: collections.deque[str] = collections.deque(maxlen=8)
+_backend: list[str] = []
+_callback: Any = None
+
+
+@functools.cache
+def library() -> Any:
+    """The low-level `llama_cpp.llama_cpp` module, with the best CPU backend loaded.
+
+    The package's own `__init__` imports NumPy and a second, larger interface; registering a
+    bare package first leaves both out and makes the import three times as fast.
+    """
+    # Read by ggml when native code aborts: no debugger is started, no trace printed.
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.submodule_search_locations is None:
+        raise EngineError("llama-cpp-python is not installed", "Run `python build.py`")
+    if "llama_cpp" not in sys.modules:
+        package = types.ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules["llama_cpp"] = package
+    try:
+        import llama_cpp.llama_cpp as llama
+    except (OSError, RuntimeError) as error:
+        raise EngineError(f"llama.cpp can't be loaded: {error}") from error
+    folder = libraries_folder()
+    _keep_problems(llama)
+    # Before llama_backend_init, which would also search the current directory.
+    ggml = ctypes.CDLL(str(folder / _library_name("ggml")))
+    ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
+    ggml.ggml_backend_load_all_from_path(os.fsencode(folder))
+    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    if ggml.ggml_backend_dev_count() == 0:
+        raise EngineError("no CPU backend of llama.cpp runs on this machine")
+    llama.llama_backend_init()
+    return llama
+
+
+def libraries_folder() -> Path:
+    """The folder that holds llama.cpp's shared libraries."""
+    return Path(sys.modules["llama_cpp"].__path__[0]) / "lib"
+
+
+def cpu_variant() -> str:
+    """Which build of the CPU backend was chosen, such as "icelake"; empty if unknown."""
+    library()
+    return _backend[-1] if _backend else ""
+
+
+def recent_problems() -> tuple[str, ...]:
+    """llama.cpp's latest warnings and errors, oldest first; reading them forgets them."""
+    lines = tuple(_problems)
+    _problems.clear()
+    return lines
+
+
+def native(name: str) -> Any:
+    """A function of our own that was linked into libllama; None where it was not."""
+    return getattr(library()._lib, name, None)  # noqa: SLF001
+
+
+def _library_name(name: str) -> str:
+    if sys.platform == "win32":
+        return f"{name}.dll"
+    return f"lib{name}.dylib" if sys.platform == "darwin" else f"lib{name}.so"
+
+
+def _keep_problems(llama: Any) -> None:
+    """Send llama.cpp's log to a short memory instead of standard error."""
+    global _callback  # noqa: PLW0603  (C holds the pointer, so it must never be collected)
+    last_level = 0
+
+    def on_line(level: int, text: bytes, _: object) -> None:
+        nonlocal last_level
+        if level <= _LEVEL_ERROR:  # 5 continues the line before
+            last_level = level
+        line = text.decode(errors="replace").strip()
+        if "loaded CPU backend from" in line:
+            _backend.append(line.rsplit("ggml-cpu-", 1)[-1].rsplit(".", 1)[0])
+        elif line and last_level in (_LEVEL_WARN, _LEVEL_ERROR):
+            _problems.append(line)
+
+    _callback = llama.llama_log_callback(on_line)
+    llama.llama_log_set(_callback, None)

@@ -1,0 +1,161 @@
+"""A loaded model: weights mapped from where they lie, vocabulary, metadata."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import Any
+
+from runtime_stub.engine.library import library, native, recent_problems
+from runtime_stub.engine.messages import ModelSource
+from runtime_stub.errors import EngineError
+
+_LOAD_MODE_MMAP = 1
+
+
+class Model:
+    """Handle to a llama.cpp model. Reading the vocabulary is safe from any thread."""
+
+    def __init__(self, handle: Any) -> None:
+        llama = library()
+        self.handle = handle
+        self._vocabulary = llama.llama_model_get_vocab(handle)
+        self.trained_context = int(llama.llama_model_n_ctx_train(handle))
+        self.size = int(llama.llama_model_size(handle))
+        self.parameters = int(llama.llama_model_n_params(handle))
+        self.adds_bos = bool(llama.llama_vocab_get_add_bos(self._vocabulary))
+        self.bos = self._special_text(llama.llama_vocab_bos(self._vocabulary))
+        self.eos = self._special_text(llama.llama_vocab_eos(self._vocabulary))
+
+    def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+        """Tokens of `text`. `special` reads control tokens written out in it."""
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8
+        while True:
+            tokens = (ctypes.c_int32 * room)()
+            count = library().llama_tokenize(
+                self._vocabulary, raw, len(raw), tokens, room, add_bos, special
+            )
+            if count >= 0:
+                return list(tokens[:count])
+            if -count <= room:
+                raise EngineError("llama.cpp can't tokenise the text")
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` stands for; control tokens stand for none."""
+        return self._piece(token, special=False)
+
+    def ends_generation(self, token: int) -> bool:
+        """Whether the model says with `token` that it has finished."""
+        return bool(library().llama_vocab_is_eog(self._vocabulary, token))
+
+    def metadata(self, key: str) -> str:
+        """A metadata value as text, empty when the model has none."""
+        room = 4096
+        buffer = ctypes.create_string_buffer(room)
+        length = library().llama_model_meta_val_str(self.handle, key.encode(), buffer, room)
+        if length >= room:
+            buffer = ctypes.create_string_buffer(length + 1)
+            library().llama_model_meta_val_str(self.handle, key.encode(), buffer, length + 1)
+        return buffer.value.decode(errors="replace") if length >= 0 else ""
+
+    def description(self) -> str:
+        """Architecture, size class and quantization in a few words."""
+        buffer = ctypes.create_string_buffer(256)
+        library().llama_model_desc(self.handle, buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
+
+    def template(self) -> str | None:
+        """The chat template that came with the model."""
+        text = library().llama_model_chat_template(self.handle, None)
+        return text.decode(errors="replace") if text else None
+
+    def state_bytes_per_token(self) -> int:
+        """Bytes of key-value cache (f16) that one token of context costs, at most."""
+        llama = library()
+        layers = int(llama.llama_model_n_layer(self.handle))
+        heads = max(1, int(llama.llama_model_n_head(self.handle)))
+        key_value_heads = int(llama.llama_model_n_head_kv(self.handle))
+        head_length = int(llama.llama_model_n_embd(self.handle)) // heads
+        architecture = self.metadata("general.architecture")
+        keys = self.metadata(f"{architecture}.attention.key_length")
+        values = self.metadata(f"{architecture}.attention.value_length")
+        length = (int(keys) if keys.isdigit() else head_length) + (
+            int(values) if values.isdigit() else head_length
+        )
+        return layers * key_value_heads * length * 2
+
+    def free(self) -> None:
+        """Unmap the weights; contexts of the model must be gone."""
+        if self.handle:
+            library().llama_model_free(self.handle)
+            self.handle = None
+
+    def _special_text(self, token: int) -> str:
+        return self._piece(token, special=True).decode(errors="replace") if token >= 0 else ""
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        buffer = ctypes.create_string_buffer(room)
+        length = library().llama_token_to_piece(self._vocabulary, token, buffer, room, 0, special)
+        if length < 0:
+            room = -length
+            buffer = ctypes.create_string_buffer(room)
+            length = library().llama_token_to_piece(
+                self._vocabulary, token, buffer, room, 0, special
+            )
+        return buffer.raw[: max(0, length)]
+
+
+def load_model(source: ModelSource, on_progress: Callable[[float], bool]) -> Model:
+    """Map the model at `source`.
+
+    `on_progress` gets the fraction that is loaded and returns whether to go on. Raises
+    EngineError with llama.cpp's own reason when the model can't be loaded.
+    """
+    llama = library()
+    parameters = llama.llama_model_default_params()
+    parameters.n_gpu_layers = 0
+    parameters.load_mode = _LOAD_MODE_MMAP
+    # Repacked weights are held beside the mapped ones: twice the memory, a slower start.
+    parameters.use_extra_bufts = False
+    callback = llama.llama_progress_callback(lambda fraction, _: on_progress(fraction))
+    parameters.progress_callback = callback
+    stream, close = _open_stream(source)
+    map_window = native("satchel_map_window")
+    recent_problems()
+    try:
+        if map_window is not None:
+            map_window(ctypes.c_uint64(source.offset), ctypes.c_uint64(source.length))
+        handle = llama.llama_model_load_from_file_ptr(stream, parameters)
+    finally:
+        if map_window is not None:
+            map_window(ctypes.c_uint64(0), ctypes.c_uint64(0))
+        close()
+    if not handle:
+        reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
+        raise EngineError(f"the model can't be loaded: {reason}")
+    return Model(handle)
+
+
+def _open_stream(source: ModelSource) -> tuple[ctypes.c_void_p, Callable[[], object]]:
+    """A C stream positioned at the model, and the function that closes it."""
+    libc = ctypes.CDLL(None)
+    libc.fdopen.restype = ctypes.c_void_p
+    libc.fdopen.argtypes = [ctypes.c_int, ctypes.c_char_p]
+    libc.fseeko.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+    libc.fclose.argtypes = [ctypes.c_void_p]
+    stream = libc.fdopen(_own_description(source.descriptor), b"rb")
+    if not stream or libc.fseeko(stream, source.offset, os.SEEK_SET):
+        raise EngineError("the model can't be read from the pack")
+    return ctypes.c_void_p(stream), lambda: libc.fclose(stream)
+
+
+def _own_description(descriptor: int) -> int:
+    """The same file opened again: a duplicate would share its position with others."""
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(descriptor)

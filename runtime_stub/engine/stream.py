@@ -1,0 +1,50 @@
+"""From tokens' bytes to text that can be shown: whole characters, and no stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class TextStream:
+    """Joins the bytes of tokens into text and ends it before the first stop string.
+
+    A character may be spread over several tokens, and so may a stop string: what could
+    still turn out to be one is held back.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = tuple(text for text in stop if text)
+        self._held = ""
+        self.stopped = False
+        """Whether a stop string was found; nothing more comes out then."""
+
+    def feed(self, data: bytes) -> str:
+        """Text that is certain after `data`, possibly none."""
+        return self._release(self._decoder.decode(data), final=False)
+
+    def finish(self) -> str:
+        """The rest: what was held back, and a character cut short as U+FFFD."""
+        return self._release(self._decoder.decode(b"", final=True), final=True)
+
+    def _release(self, text: str, *, final: bool) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + text
+        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return text[: min(found)]
+        keep = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` could be the start of `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0
