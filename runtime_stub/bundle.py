@@ -102,10 +102,12 @@ class Footer:
         """Parse a footer. Raises DamagedError, UnsupportedError or FormatError."""
         if len(data) != FOOTER_SIZE or data[: len(MAGIC)] != MAGIC:
             raise FormatError("no footer here")
-        values = dict(zip((name for name, _, _ in FOOTER_LAYOUT), _FOOTER.unpack(data), strict=True))
+        values = dict(
+            zip((name for name, _, _ in FOOTER_LAYOUT), _FOOTER.unpack(data), strict=True)
+        )
         if values["version"] != FORMAT_VERSION:
             raise UnsupportedError(
-                f"the pack has format version {values['version']}, this is version {FORMAT_VERSION}",
+                f"the format has version {values['version']}, {FORMAT_VERSION} is known here",
                 "Use a newer satchel",
             )
         if hashlib.sha256(data[:_CHECKED]).digest() != values["footer_sha256"]:

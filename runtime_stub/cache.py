@@ -103,7 +103,7 @@ def writable_folder(roots: list[Path], name: str, needed: int) -> Path:
         free = shutil.disk_usage(folder).free
         if free < needed + _SPACE_MARGIN:
             space = SpaceError(
-                f"extracting needs {needed / 1e6:,.0f} MB and {folder} has {free / 1e6:,.0f} MB free",
+                f"extracting needs {needed / 1e6:,.0f} MB, {folder} has {free / 1e6:,.0f} MB free",
                 f"Free some space, or set {CACHE_VARIABLE} to a folder on another disk",
             )
             continue
@@ -198,9 +198,7 @@ def _items_in(root: Path) -> Iterator[CacheItem]:
                     kind = "partial"
                 lock_path = path.with_suffix(".lock")
                 used = lock_path if lock_path.exists() else path
-                yield CacheItem(
-                    root, kind, path.stem, _size(path), used.lstat().st_mtime, path
-                )
+                yield CacheItem(root, kind, path.stem, _size(path), used.lstat().st_mtime, path)
 
 
 def remove(item: CacheItem) -> None:

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime_stub import __version__, bundle as bundle_format
+from runtime_stub import __version__
+from runtime_stub import bundle as bundle_format
 from runtime_stub.bundle import Bundle
-from runtime_stub.console import bytes_text, echo_json, printable, progress, run
+from runtime_stub.console import (
+    bytes_text,
+    echo_json,
+    printable,
+    progress,
+    run,
+    show_regions,
+)
 from runtime_stub.environment import Launch
-from runtime_stub.errors import DamagedError, EngineError, InputError, PromptError
+from runtime_stub.errors import EngineError, InputError, PromptError
 from runtime_stub.recipe import SAMPLING, Recipe, check_value, recipe_from
 
 if TYPE_CHECKING:
@@ -105,7 +113,7 @@ def pack(verbose: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print answer, reason and counts as JSON.")
 @_generation_options
 @click.pass_obj
-def ask(session: Session, prompt: tuple[str, ...], as_json: bool, **options: Any) -> int:
+def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Answer one PROMPT and leave. Without one, or for "-", standard input is read.
 
     \b
@@ -148,7 +156,7 @@ def ask(session: Session, prompt: tuple[str, ...], as_json: bool, **options: Any
 @pack.command()
 @_generation_options
 @click.pass_obj
-def chat(session: Session, **options: Any) -> int:
+def chat(session: Session, /, **options: Any) -> int:
     """Chat in the terminal. Ctrl-C stops an answer, Ctrl-D leaves."""
     from runtime_stub.chat.conversation import Conversation
     from runtime_stub.chat.loop import chat as converse
@@ -184,7 +192,7 @@ def chat(session: Session, **options: Any) -> int:
 @_generation_options
 @click.pass_obj
 def serve(
-    session: Session, host: str | None, port: int | None, open_page: bool, **options: Any
+    session: Session, /, host: str | None, port: int | None, open_page: bool, **options: Any
 ) -> int:
     """Serve the model over HTTP, with OpenAI's interface under /v1."""
     from runtime_stub.server.serve import address_of, listen
@@ -246,27 +254,6 @@ def verify(session: Session, as_json: bool) -> None:
     with progress("Verifying", session.bundle.footer.pack_size) as meter:
         regions = check(session.bundle, meter)
     show_regions(regions, as_json=as_json, name=session.launch.path.name)
-
-
-def show_regions(regions: list[Any], *, as_json: bool, name: str) -> None:
-    """Print the outcome of a verification; raises DamagedError when something is wrong."""
-    bad = [region for region in regions if region.problem]
-    if as_json:
-        echo_json(
-            {
-                "intact": not bad,
-                "regions": [dataclasses.asdict(region) for region in regions],
-            }
-        )
-    else:
-        for region in regions:
-            verdict = region.problem or "ok"
-            click.echo(f"{region.name:<24} {bytes_text(region.length):>12}  {verdict}")
-    if bad:
-        names = ", ".join(region.name for region in bad)
-        raise DamagedError(f"{name} is damaged: {names}", "Copy the file again")
-    if not as_json:
-        click.echo(f"{name} is intact.")
 
 
 @pack.group()
@@ -396,10 +383,8 @@ def _show_loading(engine: Engine) -> None:
 def _tell_fallback(engine: Engine) -> None:
     facts = engine.facts
     if facts is not None and facts.template.startswith("fallback"):
-        click.echo(
-            f"(The model came without a chat template; {facts.template.partition(' ')[2]} is used.)",
-            err=True,
-        )
+        name = facts.template.partition(" ")[2]
+        click.echo(f"(The model came without a chat template; {name} is used.)", err=True)
 
 
 def _error_of(event: Failed) -> PromptError | EngineError:

@@ -5,16 +5,20 @@ Only command-line modules use this; core code never prints.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
 import time
 import traceback
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from runtime_stub.errors import SatchelError
+from runtime_stub.errors import DamagedError, SatchelError
+
+if TYPE_CHECKING:
+    from runtime_stub.verify import Region
 
 INTERRUPTED = 130
 
@@ -86,6 +90,27 @@ def bytes_text(count: float) -> str:
 def echo_json(document: Any) -> None:
     """A document on standard output, for scripts."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def show_regions(regions: list[Region], *, as_json: bool, name: str) -> None:
+    """Print the outcome of a verification; raises DamagedError when something is wrong."""
+    bad = [region for region in regions if region.problem]
+    if as_json:
+        echo_json(
+            {
+                "intact": not bad,
+                "regions": [dataclasses.asdict(region) for region in regions],
+            }
+        )
+    else:
+        for region in regions:
+            verdict = region.problem or "ok"
+            click.echo(f"{region.name:<24} {bytes_text(region.length):>12}  {verdict}")
+    if bad:
+        names = ", ".join(region.name for region in bad)
+        raise DamagedError(f"{name} is damaged: {names}", "Copy the file again")
+    if not as_json:
+        click.echo(f"{name} is intact.")
 
 
 class progress:  # noqa: N801  (used like a function)

@@ -14,7 +14,6 @@ from runtime_stub.manifest import RAW
 
 LICENSES_FOLDER = "licenses"
 """Folder of the runtime that holds one file per component."""
-MODEL_LICENSE_FIELDS = ("license", "license_name", "license_link", "author", "organization", "url")
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -76,7 +75,8 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"{document['name'] or document['kind']}  ({bytes_text(document['size'])})"
     yield f"  file       {document['file']}"
     yield f"  platform   {stub.get('platform', '?')}, satchel {stub.get('satchel', '?')}"
-    yield f"  engine     llama.cpp {llama.get('commit', '?')}, llama-cpp-python {llama.get('python', '?')}"
+    engine = f"llama.cpp {llama.get('commit', '?')}, llama-cpp-python {llama.get('python', '?')}"
+    yield f"  engine     {engine}"
     for entry in document["entries"]:
         if entry["kind"] == "model":
             yield from _model_lines(entry)
@@ -111,8 +111,11 @@ def _model_lines(entry: dict[str, Any]) -> Iterator[str]:
         yield f"  trained on {facts['context_length']:,} tokens of context"
     if facts.get("memory_needed"):
         tokens = facts.get("memory_context", 0)
-        yield f"  memory     about {bytes_text(facts['memory_needed'])} with {tokens:,} tokens of context"
-    yield f"  licence    {facts.get('license') or 'not stated in the model file'}"
+        needed = bytes_text(facts["memory_needed"])
+        yield f"  memory     about {needed} with {tokens:,} tokens of context"
+    licence = facts.get("licence", {})
+    stated = licence.get("license") or licence.get("license.name")
+    yield f"  licence    {stated or 'not stated in the model file'}"
     template = "the model's own" if facts.get("chat_template") else "none in the model: a fallback"
     yield f"  template   {template}"
     stored = "mapped from the pack" if entry["codec"] == RAW else "extracted to the cache once"
@@ -123,9 +126,9 @@ def license_lines(bundle: Bundle, runtime: Path, *, names_only: bool) -> Iterato
     """Licences of the model, as it states them, then of every component in the runtime."""
     for entry in bundle.of_kind("model"):
         yield f"== model {entry.metadata.get('name') or entry.name}"
-        stated = {key: entry.metadata[key] for key in MODEL_LICENSE_FIELDS if entry.metadata.get(key)}
+        stated = entry.metadata.get("licence", {})
         for key, value in stated.items():
-            yield f"{key.replace('_', ' ')}: {value}"
+            yield f"{key}: {value}"
         if not stated:
             yield "The model file states no licence. Ask whoever published it."
         yield ""

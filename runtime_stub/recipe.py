@@ -4,6 +4,7 @@ line and the manifest."""
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,16 +123,15 @@ def check_value(key: str, value: Any, setting: Setting, where: str) -> Any:
     if setting.kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, setting.kind) or isinstance(value, bool):
-        raise RecipeError(
-            f"{where}: {key} must be {_TYPE_NAMES[setting.kind]}, not {value!r}"
-        )
+        raise RecipeError(f"{where}: {key} must be {_TYPE_NAMES[setting.kind]}, not {value!r}")
     if setting.choices and value not in setting.choices:
         raise RecipeError(
             f"{where}: {key} must be one of {', '.join(setting.choices)}, not {value!r}"
         )
-    too_small = setting.minimum is not None and not value >= setting.minimum
-    too_large = setting.maximum is not None and not value <= setting.maximum
-    if too_small or too_large:
+    low = -math.inf if setting.minimum is None else setting.minimum
+    high = math.inf if setting.maximum is None else setting.maximum
+    # Written so that NaN fails, too.
+    if isinstance(value, (int, float)) and not low <= value <= high:
         raise RecipeError(
             f"{where}: {key} must be from {setting.minimum} to {setting.maximum}, not {value}"
         )

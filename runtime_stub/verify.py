@@ -105,7 +105,10 @@ def _check_padding(bundle: Bundle) -> Iterator[Region]:
     footer = bundle.footer
     spans = sorted(
         [(entry.offset, entry.length) for entry in bundle.manifest.entries if entry.file is None]
-        + [(footer.manifest_offset, footer.manifest_length), (footer.pack_size - FOOTER_SIZE, FOOTER_SIZE)]
+        + [
+            (footer.manifest_offset, footer.manifest_length),
+            (footer.pack_size - FOOTER_SIZE, FOOTER_SIZE),
+        ]
     )
     position = 0
     for offset, length in spans:

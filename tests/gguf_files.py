@@ -94,10 +94,12 @@ class Gguf:
         return b"".join(parts)
 
     def build(self, *, pad_last: bool = True) -> bytes:
-        data = self.header()
+        data = bytearray(self.header())
         for tensor in self.tensors:
-            data = pad(data, self.alignment) + tensor.content
-        return pad(data, self.alignment) if pad_last else data
+            data += bytes(-len(data) % self.alignment) + tensor.content
+        if pad_last:
+            data += bytes(-len(data) % self.alignment)
+        return bytes(data)
 
     def write(self, path: Path) -> Path:
         path.write_bytes(self.build())
@@ -170,14 +172,16 @@ TENSORS = (
 
 def model(
     architecture: str = "llama",
+    more: Mapping[str, Typed] | None = None,
     *,
     without: Sequence[str] = (),
     tensors: tuple[TensorInfo, ...] = TENSORS,
     **metadata: Typed,
 ) -> Gguf:
-    """A small sound model. `metadata` adds or replaces keys, with "__" for "."; keys that start
-    with "llama." follow the architecture."""
-    keys = {**METADATA, **{key.replace("__", "."): value for key, value in metadata.items()}}
+    """A small sound model. `more` and `metadata` add or replace keys, in the latter with "__" for
+    "."; keys that start with "llama." follow the architecture."""
+    keys = {**METADATA, **(more or {})}
+    keys |= {key.replace("__", "."): value for key, value in metadata.items()}
     keys["general.architecture"] = Typed(STRING, architecture)
     named = {
         f"{architecture}.{key.removeprefix('llama.')}" if key.startswith("llama.") else key: value

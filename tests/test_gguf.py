@@ -7,7 +7,9 @@ import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
+import gguf_files as g
 import pytest
+from gguf_files import Gguf, TensorInfo, Typed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,8 +28,6 @@ from packer.gguf import (
     read_header,
 )
 from runtime_stub.errors import FormatError, InputError, SatchelError, UnsupportedError
-import gguf_files as g
-from gguf_files import Gguf, TensorInfo, Typed
 
 
 def parse(data: bytes) -> GgufHeader:

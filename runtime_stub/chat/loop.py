@@ -37,9 +37,7 @@ def chat(conversation: Conversation, terminal: Terminal, on_event: Callable[[Eve
             terminal.notice(f"The context is full: the oldest {forgotten} messages are forgotten.")
 
 
-def _show(
-    events: Iterator[Event], terminal: Terminal, on_event: Callable[[Event], None]
-) -> None:
+def _show(events: Iterator[Event], terminal: Terminal, on_event: Callable[[Event], None]) -> None:
     try:
         for event in events:
             on_event(event)

@@ -14,7 +14,9 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         llama = library()
-        self._chain: Any = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        self._chain: Any = llama.llama_sampler_chain_init(
+            llama.llama_sampler_chain_default_params()
+        )
         for stage in _stages(llama, sampling):
             llama.llama_sampler_chain_add(self._chain, stage)
 

@@ -100,7 +100,14 @@ class ChatTemplate:
             raise
         except (jinja2.TemplateError, RecursionError, MemoryError) as error:
             raise PromptError(f"the chat template fails: {error}") from None
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            ArithmeticError,
+        ) as error:
             raise PromptError(
                 f"the chat template fails on these messages: {type(error).__name__}: {error}"
             ) from None
@@ -115,8 +122,10 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" and (_size(left) > 1000 or _size(right) > 64):
             raise PromptError("the chat template raises a number to a huge power")
-        if operator == "*" and _size(left) * _size(right) > MAX_OPERAND and not (
-            isinstance(left, (int, float)) and isinstance(right, (int, float))
+        if (
+            operator == "*"
+            and _size(left) * _size(right) > MAX_OPERAND
+            and not (isinstance(left, (int, float)) and isinstance(right, (int, float)))
         ):
             raise PromptError("the chat template repeats text without end")
         if operator == "+" and _size(left) + _size(right) > MAX_CHARACTERS and _sized(left):

@@ -38,6 +38,15 @@ static const char *absolute_variable(const char *name)
     return value != NULL && value[0] == '/' ? value : NULL;
 }
 
+/* The length of a folder's path without slashes at its end. */
+static int trimmed(const char *path)
+{
+    size_t length = strlen(path);
+    while (length > 0 && path[length - 1] == '/')
+        length--;
+    return (int)length;
+}
+
 static const char *home_folder(void)
 {
     const char *home = absolute_variable("HOME");
@@ -66,12 +75,14 @@ static void find_candidates(struct candidates *list, const struct pack *pack)
     const char *home = xdg != NULL ? NULL : home_folder();
     const char *temporary = absolute_variable("TMPDIR");
     if (xdg != NULL)
-        add_candidate(list, "%s/satchel", xdg);
+        add_candidate(list, "%.*s/satchel", trimmed(xdg), xdg);
     else if (home != NULL)
-        add_candidate(list, "%s/.cache/satchel", home);
+        add_candidate(list, "%.*s/.cache/satchel", trimmed(home), home);
     int folder = (int)(strrchr(pack->path, '/') - pack->path);
     add_candidate(list, "%.*s/.satchel-cache", folder, pack->path);
-    add_candidate(list, "%s/satchel-%lu", temporary != NULL ? temporary : "/tmp",
+    if (temporary == NULL)
+        temporary = "/tmp";
+    add_candidate(list, "%.*s/satchel-%lu", trimmed(temporary), temporary,
                   (unsigned long)geteuid());
 }
 
@@ -225,7 +236,7 @@ static bool follow(int link, char rest[PATH_MAX])
 static int open_root(struct cache *cache, bool create)
 {
     char rest[PATH_MAX], part[NAME_MAX + 1];
-    struct stat info;
+    struct stat info = {0};
     int folder = open_at(AT_FDCWD, "/", O_PATH | O_DIRECTORY);
     memcpy(rest, cache->root, sizeof rest);
     for (int links = 0; folder >= 0;) {
@@ -279,19 +290,22 @@ bool open_cache(struct cache *cache, bool create)
     int root = open_root(cache, create);
     if (root < 0)
         return false;
-    bool is_new = create && mkdirat(root, "runtimes", 0700) == 0;
+    int error = create && mkdirat(root, "runtimes", 0700) != 0 ? errno : 0;
     int runtimes = open_at(root, "runtimes", O_RDONLY | O_DIRECTORY);
+    if (runtimes < 0 && (error == 0 || error == EEXIST))
+        error = errno;
     bool opened = runtimes >= 0 && fstat(root, &root_info) == 0 && fstat(runtimes, &info) == 0;
-    const char *distrust = opened ? distrust_in_cache(&info) : strerror(errno);
+    close(root);
+    if (!opened) {
+        because(cache, UNUSABLE, "runtimes: %s", strerror(error));
+        return false;
+    }
+    const char *distrust = distrust_in_cache(&info);
     if (distrust == NULL)
         distrust = unfit_to_run(runtimes);
-    if (is_new && distrust == NULL)
-        fsync(root);
-    close(root);
     if (distrust != NULL) {
-        because(cache, UNUSABLE, "runtimes %s", distrust);
-        if (runtimes >= 0)
-            close(runtimes);
+        because(cache, UNUSABLE, "runtimes: %s", distrust);
+        close(runtimes);
         return false;
     }
     cache->runtimes = runtimes;

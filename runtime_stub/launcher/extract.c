@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 
 #define PROGRESS_QUIET_MS 1000
 #define WINDOW_LOG_MAX 27
+#define FLUSH_HELPERS 7
 
 static int create_at(int folder, const char *path, mode_t mode)
 {
@@ -229,31 +231,81 @@ static enum verdict write_index(struct unpacking *unpacking)
     return close_file(unpacking, INDEX_FILE);
 }
 
-/* Flush one file or folder. Some file systems can't, and say so; that is no failure. */
-static enum verdict flush(struct unpacking *unpacking, const char *path)
+/* Flush one file or folder; returns errno. Some file systems can't, and say so: no failure. */
+static int flush(int folder, const char *path)
 {
-    int file = open_at(unpacking->folder, path, O_RDONLY);
+    int file = open_at(folder, path, O_RDONLY);
     if (file < 0)
-        return fail_file(unpacking, path);
-    bool flushed = fsync(file) == 0 || errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP;
-    enum verdict verdict = flushed ? READY : fail_file(unpacking, path);
+        return errno;
+    int error = fsync(file) == 0 ? 0 : errno;
     close(file);
-    return verdict;
+    return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ? 0 : error;
+}
+
+/* Flushing files one by one waits for the disk as often as there are files; disks take many such
+ * requests together (200 files: 0.7 s by one thread, 0.04 s by four). */
+struct flushing {
+    int folder;
+    pthread_mutex_t mutex; /* for all below */
+    struct cursor cursor;
+    struct member member; /* flushed, but for its new folders from `folder_end` on */
+    size_t folder_end;
+    int error;
+    char path[MAX_MEMBER_PATH + 1]; /* what the error is about */
+};
+
+/* The next file or folder to flush, if there is one. */
+static bool next_to_flush(struct flushing *flushing, char path[MAX_MEMBER_PATH + 1])
+{
+    if (flushing->error != 0)
+        return false;
+    if (next_new_folder(&flushing->member, &flushing->folder_end, path))
+        return true;
+    if (!index_next(&flushing->cursor, &flushing->member))
+        return false;
+    flushing->folder_end = flushing->member.shared;
+    memcpy(path, flushing->member.path, sizeof flushing->member.path);
+    return true;
+}
+
+static void *keep_flushing(void *argument)
+{
+    struct flushing *flushing = argument;
+    char path[MAX_MEMBER_PATH + 1];
+    pthread_mutex_lock(&flushing->mutex);
+    while (next_to_flush(flushing, path)) {
+        pthread_mutex_unlock(&flushing->mutex);
+        int error = flush(flushing->folder, path);
+        pthread_mutex_lock(&flushing->mutex);
+        if (error != 0 && flushing->error == 0) {
+            flushing->error = error;
+            memcpy(flushing->path, path, sizeof path);
+        }
+    }
+    pthread_mutex_unlock(&flushing->mutex);
+    return NULL;
 }
 
 static enum verdict flush_all(struct unpacking *unpacking)
 {
-    char folder[MAX_MEMBER_PATH + 1];
-    struct member member;
-    enum verdict verdict = flush(unpacking, INDEX_FILE);
-    for (struct cursor cursor = index_start(&unpacking->index, &member);
-         verdict == READY && index_next(&cursor, &member);) {
-        verdict = flush(unpacking, member.path);
-        for (size_t end = member.shared;
-             verdict == READY && next_new_folder(&member, &end, folder);)
-            verdict = flush(unpacking, folder);
+    struct flushing flushing = {.folder = unpacking->folder, .mutex = PTHREAD_MUTEX_INITIALIZER};
+    pthread_t helpers[FLUSH_HELPERS];
+    int count = 0;
+    flushing.cursor = index_start(&unpacking->index, &flushing.member);
+    while (count < FLUSH_HELPERS
+           && pthread_create(&helpers[count], NULL, keep_flushing, &flushing) == 0)
+        count++;
+    keep_flushing(&flushing);
+    while (count > 0)
+        pthread_join(helpers[--count], NULL);
+    if (flushing.error == 0) {
+        strcpy(flushing.path, INDEX_FILE);
+        flushing.error = flush(flushing.folder, INDEX_FILE);
     }
-    return verdict == READY ? flush(unpacking, ".") : verdict;
+    if (flushing.error == 0)
+        flushing.error = flush(flushing.folder, ".");
+    errno = flushing.error;
+    return flushing.error == 0 ? READY : fail_file(unpacking, flushing.path);
 }
 
 enum verdict extract(struct cache *cache, const struct pack *pack, int folder)

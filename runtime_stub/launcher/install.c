@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/statvfs.h>
@@ -18,6 +19,7 @@
 
 #define STAMP_AGE (24 * 60 * 60)
 #define SPACE_MARGIN (8 * 1024 * 1024) /* folders, partly filled blocks */
+#define MEGABYTE 1000000
 #define LOCK_POLL_MS 20
 #define LOCK_QUIET_MS 500
 
@@ -190,18 +192,21 @@ static enum verdict publish(struct cache *cache, const struct pack *pack, const 
     return because(cache, FAILED, "%s: %s", work, strerror(errno));
 }
 
+static unsigned long long megabytes_needed(const struct pack *pack)
+{
+    return (pack->footer.runtime_size + SPACE_MARGIN + MEGABYTE - 1) / MEGABYTE;
+}
+
 static enum verdict check_space(struct cache *cache, const struct pack *pack)
 {
     struct statvfs system;
     if (fstatvfs(cache->runtimes, &system) != 0 || system.f_blocks == 0)
         return READY; /* it does not say; writing will */
-    const uint64_t unit = 1000 * 1000, needed = pack->footer.runtime_size + SPACE_MARGIN;
     uint64_t available = (uint64_t)system.f_bavail * system.f_frsize;
-    if (available >= needed)
+    if (available >= pack->footer.runtime_size + SPACE_MARGIN)
         return READY;
-    return because(cache, NO_SPACE, "needs %llu MB, %llu MB are free",
-                   (unsigned long long)((needed + unit - 1) / unit),
-                   (unsigned long long)(available / unit));
+    return because(cache, NO_SPACE, "needs %llu MB, %llu MB are free", megabytes_needed(pack),
+                   (unsigned long long)(available / MEGABYTE));
 }
 
 /* Extract into a work folder and publish it; nothing of it stays if that fails. */
@@ -224,6 +229,11 @@ static enum verdict extract_and_publish(struct cache *cache, const struct pack *
         verdict = publish(cache, pack, work);
     if (verdict != READY)
         remove_tree(cache->runtimes, work);
+    if (verdict == NO_SPACE) {
+        char *error = text_of("%s", cache->reason);
+        because(cache, NO_SPACE, "needs %llu MB; %s", megabytes_needed(pack), error);
+        free(error);
+    }
     return verdict;
 }
 

@@ -160,7 +160,8 @@ __attribute__((noreturn)) static void fail_candidates(const struct candidates *l
              "the runtime could not be extracted: %s. "
              "Set SATCHEL_CACHE to a folder on another disk",
              reasons);
-    fail(EXIT_NO_CACHE, "%s: %s. Set SATCHEL_CACHE to a folder of your own that allows programs to run",
+    fail(EXIT_NO_CACHE,
+         "%s: %s. Set SATCHEL_CACHE to a folder of your own that allows programs to run",
          list->chosen ? "the cache folder cannot be used" : "no cache folder can be used", reasons);
 }
 
@@ -192,10 +193,13 @@ int main(int count, char **arguments, char **environment)
     static struct candidates candidates;
     if (count > 0) {
         const char *slash = strrchr(arguments[0], '/');
-        program_name = slash != NULL ? slash + 1 : arguments[0];
+        const char *name = slash != NULL ? slash + 1 : arguments[0];
+        if (name[0] != '\0')
+            program_name = name;
     }
     if (getuid() != geteuid() || getgid() != getegid())
-        fail(EXIT_SYSTEM, "it does not run with another user's rights: set-user-ID. Clear that bit");
+        fail(EXIT_SYSTEM,
+             "refuses to run with another user's rights: its set-user-ID bit is set. Clear it");
     open_pack(&pack);
     choose_candidates(&candidates, &pack, &count, arguments);
     const struct cache *cache = find_or_install(&candidates, &pack);

@@ -14,12 +14,17 @@
 
 const char *program_name = "satchel";
 
+/* Whether a control character starts here: one of ASCII's, or of the second set in UTF-8. */
+static bool is_control(const unsigned char *c)
+{
+    return *c < 0x20 || *c == 0x7f || (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0);
+}
+
 size_t escape(char *out, size_t size, const char *text)
 {
     size_t used = 0;
     for (const unsigned char *c = (const unsigned char *)text; *c != '\0' && used + 5 < size; c++) {
-        bool c1 = c > (const unsigned char *)text && c[-1] == 0xc2 && *c >= 0x80 && *c < 0xa0;
-        if (*c < 0x20 || *c == 0x7f || c1)
+        if (is_control(c) || (c > (const unsigned char *)text && is_control(c - 1) && *c >= 0x80))
             used += (size_t)snprintf(out + used, 5, "\\x%02x", *c);
         else
             out[used++] = (char)*c;

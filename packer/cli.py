@@ -1,0 +1,251 @@
+"""The command line of `satchel`: makes packs, and looks into them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runtime_stub import __version__
+from runtime_stub.console import bytes_text, echo_json, printable, progress, run
+from runtime_stub.errors import InputError
+from runtime_stub.recipe import MODES, SAMPLING, TOP
+
+_PATH = click.Path(path_type=Path)
+
+
+def main() -> None:
+    """Entry point of the `satchel` command."""
+    # Ends like Ctrl-C does, so that nothing half-written is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(run(satchel, "satchel", sys.argv[1:]))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="satchel %(version)s")
+@click.option("--verbose", is_flag=True, help="Show the full story of an error.")
+def satchel(verbose: bool) -> None:
+    """Pack a GGUF language model into one executable that runs offline.
+
+    \b
+    A first pack:
+      satchel pack model.gguf -o assistant
+      ./assistant
+    """
+    del verbose  # read by the error handler
+
+
+def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, setting in reversed(SAMPLING.items()):
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            type=setting.kind,
+            help=f"Default: {setting.help}.",
+        )(command)
+    return command
+
+
+@satchel.command()
+@click.argument("model", type=_PATH, required=False)
+@click.option("-o", "--output", type=_PATH, help="The pack to write.")
+@click.option("--recipe", "recipe_file", type=_PATH, help="TOML file with any of these settings.")
+@click.option("--name", help=f"{TOP['name'].help.capitalize()}.  [default: the output's name]")
+@click.option("--mode", type=click.Choice(MODES), help="What it does when started plainly.")
+@click.option("--system", metavar="TEXT|@FILE", help="System prompt.")
+@click.option("--context", type=int, help="Context in tokens.  [default: what the machine allows]")
+@click.option("--max-tokens", type=int, help="Longest answer in tokens.")
+@click.option(
+    "--storage",
+    type=click.Choice(["auto", "mapped", "compressed"]),
+    help="Map the model where it lies in the pack, or compress it and extract it once.",
+)
+@click.option("--platform", metavar="NAME", help="Platform of the stub.  [default: this one]")
+@click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option("--json", "as_json", is_flag=True, help="Say what was made as JSON.")
+@_sampling_options
+def pack(
+    model: Path | None,
+    output: Path | None,
+    recipe_file: Path | None,
+    platform: str | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make one executable of the GGUF file MODEL.
+
+    The model is examined before anything is written: is it whole, does the runtime know its
+    architecture, how much memory will it need. Of a split model (-00001-of-0000N.gguf) name
+    the first part. The same inputs give the same bytes.
+
+    \b
+    Examples:
+      satchel pack model.gguf -o assistant
+      satchel pack model.gguf -o helper --system "You answer in rhymes." --temperature 1
+      satchel pack model.gguf -o api --mode serve --context 16384
+      satchel pack --recipe clinic.toml
+    """
+    from packer.pack import plan_pack, write_pack
+    from packer.recipe import make_recipe, merged, read_recipe, text_or_file
+    from packer.stub import find_stub, this_platform
+
+    started = time.monotonic()
+    values = read_recipe(recipe_file) if recipe_file is not None else {}
+    if options["system"] is not None:
+        options["system"] = text_or_file(options["system"], Path())
+    values = merged(values, _recipe_values(options))
+    packing = make_recipe(values, "assistant")
+    model, output = model or packing.model, output or packing.output
+    if model is None:
+        raise InputError("no model was named", "satchel pack MODEL.gguf -o OUTPUT")
+    if output is None:
+        raise InputError("no output was named", f"satchel pack {model} -o OUTPUT")
+    if "name" not in values:
+        name = re.sub(r"\.exe$", "", output.name)
+        packing = dataclasses.replace(
+            packing, recipe=dataclasses.replace(packing.recipe, name=name)
+        )
+    plan = plan_pack(model, output, packing, find_stub(platform or this_platform()), force=force)
+    for note in plan.notes:
+        click.echo(printable(f"note: {note}"), err=True)
+    with progress("Packing", plan.work) as meter:
+        made = write_pack(plan, meter, force=force)
+    if as_json:
+        echo_json(
+            {
+                "pack": str(made.path),
+                "size": made.size,
+                "model_size": made.model_size,
+                "storage": "compressed" if made.compressed else "mapped",
+            }
+        )
+        return
+    how = "compressed, extracted once at the first start" if made.compressed else "mapped"
+    click.echo(
+        printable(
+            f"{made.path}: {bytes_text(made.size)} "
+            f"(model {bytes_text(made.model_size)}, {how}) "
+            f"in {time.monotonic() - started:.1f} s"
+        )
+    )
+
+
+def _recipe_values(options: dict[str, Any]) -> dict[str, Any]:
+    """What the command line decided, in the shape of a recipe."""
+    said = {key: value for key, value in options.items() if value is not None}
+    sampling = {key: said.pop(key) for key in SAMPLING if key in said}
+    if sampling:
+        said["sampling"] = sampling
+    return said
+
+
+@satchel.command()
+@click.argument("file", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what is in the pack or stub FILE, without running it."""
+    from packer.stub import open_bundle
+    from runtime_stub.describe import describe_bundle, lines
+
+    document = describe_bundle(open_bundle(file))
+    if as_json:
+        echo_json(document)
+    else:
+        for line in lines(document):
+            click.echo(printable(line))
+
+
+@satchel.command()
+@click.argument("file", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def verify(file: Path, as_json: bool) -> None:
+    """Check every byte of the pack or stub FILE against the hashes it carries."""
+    from packer.stub import open_bundle
+    from runtime_stub.console import show_regions
+    from runtime_stub.verify import verify as check
+
+    bundle = open_bundle(file)
+    with progress("Verifying", bundle.footer.pack_size) as meter:
+        regions = check(bundle, meter)
+    show_regions(regions, as_json=as_json, name=str(file))
+
+
+@satchel.command()
+@click.argument("file", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="The GGUF file to write.")
+@click.option("--force", is_flag=True, help="Replace an output that exists.")
+def unpack(file: Path, output: Path, force: bool) -> None:
+    """Write the model inside the pack FILE to a GGUF file, byte for byte as it was packed."""
+    from packer.stub import open_bundle
+    from packer.unpack import unpack as take_out
+    from runtime_stub.models import first_model
+
+    bundle = open_bundle(file)
+    entry = first_model(bundle)
+    with progress("Unpacking", entry.size) as meter:
+        take_out(bundle, entry, output, meter, force=force)
+    click.echo(printable(f"{output}: {bytes_text(entry.size)}, sha256 {entry.sha256}"))
+
+
+@satchel.group()
+def stub() -> None:
+    """Stubs: the launcher and runtime that packs are assembled from."""
+
+
+@stub.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def stub_list(as_json: bool) -> None:
+    """List the stubs that are installed here."""
+    from packer.stub import list_stubs
+
+    stubs = list_stubs()
+    if as_json:
+        echo_json(
+            [
+                {"path": str(s.path), "platform": s.platform, "version": s.version, "size": s.size}
+                for s in stubs
+            ]
+        )
+        return
+    for found in stubs:
+        click.echo(
+            f"{found.platform:<16} {found.version:<10} {bytes_text(found.size):>10}  {found.path}"
+        )
+    if not stubs:
+        click.echo("No stub is installed. Build one in a checkout: python build.py stub", err=True)
+
+
+@stub.command("build")
+@click.option(
+    "-o", "--output", type=_PATH, help="Where to.  [default: build/stubs of the checkout]"
+)
+def stub_build(output: Path | None) -> None:
+    """Build the stub for this platform. Needs a checkout of Satchel."""
+    from packer.stub_build import build_stub, contents_table
+
+    started = time.monotonic()
+    found = build_stub(output, lambda text: click.echo(f"   {text}", err=True))
+    click.echo(
+        f"{found.path}: {bytes_text(found.size)} in {time.monotonic() - started:.1f} s; "
+        "it unpacks to:"
+    )
+    click.echo(contents_table(found))
+
+
+@stub.command("add")
+@click.argument("file", type=_PATH)
+@click.option("--force", is_flag=True, help="Replace the one that is there.")
+def stub_add(file: Path, force: bool) -> None:
+    """Install the stub FILE that was built on another machine, after checking it."""
+    from packer.stub import add_stub
+
+    found = add_stub(file, force=force)
+    click.echo(printable(f"{found.platform} {found.version}: {found.path}"))

@@ -1,0 +1,102 @@
+"""Files written beside their destination and renamed when they are complete.
+
+A file under the destination's name is therefore always whole: the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from runtime_stub.errors import OutputError, SpaceError
+
+_LONGEST_NAME = 240
+
+
+class OutputFile:
+    """A file on its way to `destination`. Leaving the block before `complete` removes it.
+
+    OSErrors in the block come out as OutputError or SpaceError.
+    """
+
+    def __init__(self, destination: Path) -> None:
+        self._destination = destination
+        self._part = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.part")
+        self._completed = False
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        try:
+            self.descriptor = os.open(self._part, flags, 0o666)
+        except OSError as error:
+            raise _explained(error, destination) from None
+        self.position = 0
+        """Where the next `write` goes."""
+
+    def __enter__(self) -> OutputFile:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        os.close(self.descriptor)
+        if not self._completed:
+            self._part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _explained(error, self._destination) from error
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        view = memoryview(data)
+        os.lseek(self.descriptor, self.position, os.SEEK_SET)
+        while view:
+            written = os.write(self.descriptor, view)
+            self.position += written
+            view = view[written:]
+
+    def complete(self, *, executable: bool = False) -> None:
+        """Make the file durable and give it its name."""
+        if executable and hasattr(os, "fchmod"):
+            mode = os.fstat(self.descriptor).st_mode & 0o777
+            # Whoever may read it may run it.
+            os.fchmod(self.descriptor, mode | (mode & 0o444) >> 2)
+        os.fsync(self.descriptor)
+        self._part.replace(self._destination)
+        self._completed = True
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Raise OutputError unless a file can be made at `destination`."""
+    if destination.is_dir():
+        raise OutputError(f"{destination} is a folder", "Name a file to write")
+    if destination.exists() and not destination.is_file():
+        raise OutputError(f"{destination} is not a plain file", "Name another file to write")
+    if destination.exists() and not force:
+        raise OutputError(f"{destination} exists already", "Use --force to replace it")
+    if not destination.parent.is_dir():
+        raise OutputError(f"the folder {destination.parent} does not exist", "Make it first")
+    if len(os.fsencode(destination.name)) > _LONGEST_NAME:
+        raise OutputError("the output's name is too long", f"Use at most {_LONGEST_NAME} bytes")
+
+
+def require_space(destination: Path, needed: int) -> None:
+    """Raise SpaceError when the disk of `destination` has less than `needed` bytes free."""
+    free = shutil.disk_usage(destination.parent).free
+    if free < needed:
+        raise SpaceError(
+            f"{destination} needs {needed / 1e6:,.0f} MB, its disk has {free / 1e6:,.0f} MB free",
+            "Free some space, or write to another disk",
+        )
+
+
+def _explained(error: OSError, destination: Path) -> OutputError | SpaceError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceError(
+            f"the disk of {destination} is full", "Free some space; nothing was left behind"
+        )
+    return OutputError(f"{destination} can't be written: {error.strerror or error}")

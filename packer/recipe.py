@@ -1,0 +1,91 @@
+"""Recipes from TOML files and the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime_stub.errors import InputError, RecipeError
+from runtime_stub.recipe import PACKING, TABLES, TOP, Recipe, check
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_RECIPE = 4 << 20
+"""A recipe larger than this, in bytes, is something else."""
+
+
+@dataclass(frozen=True)
+class PackingRecipe:
+    """All that decides how a pack is made. None means: not decided."""
+
+    recipe: Recipe
+    model: Path | None
+    output: Path | None
+    storage: str
+    """One of "auto", "mapped" or "compressed"."""
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The values of the recipe file at `path`, with its paths made relative to it.
+
+    Raises InputError when it can't be read, RecipeError when it is not a recipe.
+    """
+    if path.is_dir():
+        raise InputError(f"the recipe {path} is a folder", "Name a TOML file")
+    try:
+        data = path.read_bytes()[: MAX_RECIPE + 1]
+    except OSError as error:
+        raise InputError(f"the recipe {path} can't be read: {error.strerror}") from None
+    if len(data) > MAX_RECIPE:
+        raise RecipeError(f"{path} is too large for a recipe", "Is it the model?")
+    try:
+        document = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from None
+    values = check(document, {**TOP, **PACKING}, str(path))
+    for key in ("model", "output"):
+        if key in values:
+            values[key] = str(path.parent / values[key])
+    for key in ("system", "template"):
+        if key in values:
+            values[key] = text_or_file(values[key], path.parent)
+    return values
+
+
+def make_recipe(values: Mapping[str, Any], name: str) -> PackingRecipe:
+    """Put checked values together; `name` is used where none is given."""
+    recipe = {key: value for key, value in values.items() if key in TOP or key in TABLES}
+    return PackingRecipe(
+        recipe=Recipe(**{"name": name, **recipe}),
+        model=Path(values["model"]) if "model" in values else None,
+        output=Path(values["output"]) if "output" in values else None,
+        storage=values.get("storage", "auto"),
+    )
+
+
+def merged(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """`recipe` with what was said on the command line on top, table by table."""
+    result = {**recipe, **{key: value for key, value in options.items() if key not in TABLES}}
+    for table in TABLES:
+        both = {**recipe.get(table, {}), **options.get(table, {})}
+        if both:
+            result[table] = both
+    return check(result, {**TOP, **PACKING}, "the command line")
+
+
+def text_or_file(text: str, folder: Path) -> str:
+    """`text`, or for "@FILE" the text of that file. Raises InputError."""
+    if not text.startswith("@"):
+        return text
+    path = folder / text[1:]
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path} can't be read: {reason}") from None
