@@ -16,7 +16,7 @@ import click
 from runtime_stub import __version__
 from runtime_stub.console import bytes_text, echo_json, printable, progress, run
 from runtime_stub.errors import InputError
-from runtime_stub.recipe import MODES, SAMPLING, TOP
+from runtime_stub.recipe import MODES, PACKING, SAMPLING, TOP
 
 _PATH = click.Path(path_type=Path)
 
@@ -64,8 +64,9 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--max-tokens", type=int, help="Longest answer in tokens.")
 @click.option(
     "--storage",
-    type=click.Choice(["auto", "mapped", "compressed"]),
-    help="Map the model where it lies in the pack, or compress it and extract it once.",
+    type=click.Choice(PACKING["storage"].choices),
+    help="Map the model where it lies in the pack; compress it and extract it once; or put it "
+    "into a second file beside the pack.",
 )
 @click.option("--platform", metavar="NAME", help="Platform of the stub.  [default: this one]")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
@@ -124,11 +125,15 @@ def pack(
                 "pack": str(made.path),
                 "size": made.size,
                 "model_size": made.model_size,
-                "storage": "compressed" if made.compressed else "mapped",
+                "storage": made.storage,
             }
         )
         return
-    how = "compressed, extracted once at the first start" if made.compressed else "mapped"
+    how = {
+        "mapped": "mapped where it lies",
+        "compressed": "compressed, extracted once at the first start",
+        "sidecar": "in a second file beside it: copy both together",
+    }[made.storage]
     click.echo(
         printable(
             f"{made.path}: {bytes_text(made.size)} "

@@ -29,6 +29,9 @@ from runtime_stub.errors import FormatError, UnsupportedError
 MAX_LAYERS = 512
 """As in llama.cpp."""
 
+MAPPED_ALIGNMENT = 32
+"""Bytes. What llama.cpp asks of the place of a data section that it maps from an open file."""
+
 GENERATOR = "generator"
 KINDS: dict[str, str] = {
     GENERATOR: "continues text: chat and completions",
@@ -262,6 +265,12 @@ def _require_model(facts: _Facts, architectures: Collection[str] | None, llama_c
     if facts.layers > MAX_LAYERS:
         raise UnsupportedError(
             f"{path} says it has {facts.layers:,} layers; llama.cpp loads at most {MAX_LAYERS}"
+        )
+    if facts.header.header_size % MAPPED_ALIGNMENT:
+        raise UnsupportedError(
+            f"{path} has its tensors from byte {facts.header.header_size:,} on, which is no "
+            f"multiple of {MAPPED_ALIGNMENT}: llama.cpp can't map it inside a pack",
+            "Convert the model again, with the usual alignment of 32",
         )
     if not facts.text("tokenizer.ggml.model"):
         raise FormatError(f"{path} has no tokenizer", "Convert the model again")

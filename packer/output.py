@@ -59,14 +59,14 @@ class OutputFile:
             self.position += written
             view = view[written:]
 
-    def complete(self, *, executable: bool = False) -> None:
-        """Make the file durable and give it its name."""
+    def complete(self, *, executable: bool = False, name: str = "") -> None:
+        """Make the file durable and give it its name, or another `name` in its folder."""
         if executable and hasattr(os, "fchmod"):
             mode = os.fstat(self.descriptor).st_mode & 0o777
             # Whoever may read it may run it.
             os.fchmod(self.descriptor, mode | (mode & 0o444) >> 2)
         os.fsync(self.descriptor)
-        self._part.replace(self._destination)
+        self._part.replace(self._destination.with_name(name) if name else self._destination)
         self._completed = True
 
 

@@ -38,7 +38,8 @@ class Plan:
     stub: Stub
     recipe: Recipe
     destination: Path
-    compressed: bool
+    storage: str
+    """One of "mapped", "compressed" or "sidecar"."""
     notes: tuple[str, ...]
     """Things the maker should know, in plain sentences."""
 
@@ -55,7 +56,7 @@ class Packed:
     path: Path
     size: int
     model_size: int
-    compressed: bool
+    storage: str
 
 
 def plan_pack(
@@ -82,16 +83,15 @@ def plan_pack(
     if template:
         notes += check_template(template, recipe.system)
     with opened(examination.plan) as pieces:
-        compressed = packing.storage == "compressed" or (
-            packing.storage == "auto" and _worth_compressing(examination, pieces)
-        )
-    if stub.platform.startswith("windows") and stub.size + examination.size > WINDOWS_LIMIT:
+        storage = _storage(packing.storage, examination, pieces)
+    total = stub.size + examination.size
+    if stub.platform.startswith("windows") and storage != "sidecar" and total > WINDOWS_LIMIT:
         raise OutputError(
-            f"the pack would be {(stub.size + examination.size) / 1e9:.1f} GB, "
+            f"the pack would be {total / 1e9:.1f} GB, "
             "and Windows starts no program of 4 GiB or more",
-            "Use a smaller quantization of the model",
+            "Use --storage sidecar, which puts the model into a second file beside it",
         )
-    return Plan(examination, stub, recipe, destination, compressed, tuple(notes))
+    return Plan(examination, stub, recipe, destination, storage, tuple(notes))
 
 
 def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> Packed:
@@ -100,7 +100,7 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
     Memory stays bounded whatever the model's size. Raises OutputError, SpaceError or
     InputError; nothing is left behind then.
     """
-    if not plan.compressed:
+    if plan.storage != "compressed":
         require_space(plan.destination, plan.model.size + plan.stub.size + (1 << 20))
     bundle = open_bundle(plan.stub.path)
     try:
@@ -118,7 +118,11 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
                     size=entry.size,
                     sha256=entry.sha256,
                 )
-            add = writer.add_compressed if plan.compressed else writer.add_raw
+            add = {
+                "mapped": writer.add_raw,
+                "compressed": writer.add_compressed,
+                "sidecar": writer.add_sidecar,
+            }[plan.storage]
             add("model", "model", pieces, progress, metadata=model_metadata(plan))
             writer.finish(
                 stub={k: v for k, v in plan.stub.facts.items() if k != "contents"},
@@ -128,9 +132,7 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
             )
     finally:
         os.close(bundle.descriptor)
-    return Packed(
-        plan.destination, plan.destination.stat().st_size, plan.model.size, plan.compressed
-    )
+    return Packed(plan.destination, plan.destination.stat().st_size, plan.model.size, plan.storage)
 
 
 def model_metadata(plan: Plan) -> dict[str, Any]:
@@ -192,11 +194,13 @@ def _state(descriptor: int) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _worth_compressing(model: Examination, pieces: list[Piece]) -> bool:
-    """Quantized weights gain next to nothing; others are sampled."""
-    if model.storage_gain_kinds < 0.5:
-        return False
-    return compressed_share(pieces, ZSTD_LEVEL) < WORTH_EXTRACTING
+def _storage(wanted: str, model: Examination, pieces: list[Piece]) -> str:
+    """As wanted; "auto" maps quantized weights, which gain next to nothing, and samples others."""
+    if wanted != "auto":
+        return wanted
+    if model.storage_gain_kinds < 0.5 or compressed_share(pieces, ZSTD_LEVEL) > WORTH_EXTRACTING:
+        return "mapped"
+    return "compressed"
 
 
 def _tensor_types(stub: Stub) -> dict[int, TensorType]:

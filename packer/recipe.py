@@ -28,7 +28,7 @@ class PackingRecipe:
     model: Path | None
     output: Path | None
     storage: str
-    """One of "auto", "mapped" or "compressed"."""
+    """One of "auto", "mapped", "compressed" or "sidecar"."""
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -13,7 +13,15 @@ from packer.compress import compressed_chunks
 from packer.copying import Piece, copy_piece
 from packer.output import OutputFile, check_destination
 from runtime_stub import manifest as manifest_format
-from runtime_stub.bundle import CHUNK_SIZE, FOOTER_SIZE, Chunk, Footer, align, read_at
+from runtime_stub.bundle import (
+    CHUNK_SIZE,
+    FOOTER_SIZE,
+    Chunk,
+    Footer,
+    align,
+    read_at,
+    sidecar_name,
+)
 from runtime_stub.manifest import RAW, ZSTD_FRAMES, Entry, Manifest
 
 Progress = Callable[[int], None]
@@ -27,6 +35,7 @@ class BundleWriter:
     def __init__(self, destination: Path, *, force: bool) -> None:
         """Raises OutputError when the destination exists (without `force`) or can't be made."""
         check_destination(destination, force=force)
+        self._destination = destination
         self._output = OutputFile(destination)
         self._entries: list[Entry] = []
         self._tables: list[tuple[str, bytes]] = []
@@ -66,24 +75,22 @@ class BundleWriter:
     ) -> Entry:
         """Add an entry stored as it is: copied without passing through memory where the
         system can, then hashed as it was written. `progress` counts every byte twice."""
-        output = self._output
-        offset = self._start()
-        for piece in pieces:
-            copy_piece(piece, output.descriptor, output.position, progress)
-            output.position += piece.length
-        length = output.position - offset
-        whole = hashlib.sha256()
-        chunks: list[Chunk] = []
-        for start in range(0, length, CHUNK_SIZE):
-            data = read_at(output.descriptor, offset + start, min(CHUNK_SIZE, length - start))
-            whole.update(data)
-            digest = hashlib.sha256(data).digest()
-            chunks.append(Chunk(start, len(data), len(data), digest, digest))
-            progress(len(data))
-        sha256 = whole.hexdigest()
-        return self._add_chunked(
-            Entry(name, kind, RAW, offset, length, length, sha256, sha256, **fields), chunks
-        )
+        self._start()
+        return self._add_chunked(*_copy_raw(self._output, name, kind, pieces, progress, fields))
+
+    def add_sidecar(
+        self, name: str, kind: str, pieces: list[Piece], progress: Progress, **fields: Any
+    ) -> Entry:
+        """Like `add_raw`, but in a second file beside the destination, named by its hash.
+
+        An equal one that is there already is replaced.
+        """
+        self._features.add("sidecar")
+        folder = self._destination.parent
+        with OutputFile(folder / f"{self._destination.name}.sidecar") as output:
+            entry, chunks = _copy_raw(output, name, kind, pieces, progress, fields)
+            output.complete(name=sidecar_name(entry.sha256))
+        return self._add_chunked(replace(entry, file=entry.sha256), chunks)
 
     def add_compressed(
         self, name: str, kind: str, pieces: list[Piece], progress: Progress, **fields: Any
@@ -173,3 +180,29 @@ class BundleWriter:
         entry = replace(entry, chunk_size=CHUNK_SIZE, table=table)
         self._entries.append(entry)
         return entry
+
+
+def _copy_raw(
+    output: OutputFile,
+    name: str,
+    kind: str,
+    pieces: list[Piece],
+    progress: Progress,
+    fields: dict[str, Any],
+) -> tuple[Entry, list[Chunk]]:
+    """Copy `pieces` to where `output` stands and hash what was written."""
+    offset = output.position
+    for piece in pieces:
+        copy_piece(piece, output.descriptor, output.position, progress)
+        output.position += piece.length
+    length = output.position - offset
+    whole = hashlib.sha256()
+    chunks: list[Chunk] = []
+    for start in range(0, length, CHUNK_SIZE):
+        data = read_at(output.descriptor, offset + start, min(CHUNK_SIZE, length - start))
+        whole.update(data)
+        digest = hashlib.sha256(data).digest()
+        chunks.append(Chunk(start, len(data), len(data), digest, digest))
+        progress(len(data))
+    sha256 = whole.hexdigest()
+    return Entry(name, kind, RAW, offset, length, length, sha256, sha256, **fields), chunks

@@ -53,7 +53,9 @@ TOP: dict[str, Setting] = {
 
 PACKING: dict[str, Setting] = {
     "model": Setting(str, "the GGUF file, relative to the recipe"),
-    "storage": Setting(str, "how the model is stored", choices=("auto", "mapped", "compressed")),
+    "storage": Setting(
+        str, "how the model is stored", choices=("auto", "mapped", "compressed", "sidecar")
+    ),
     "output": Setting(str, "the pack to write, relative to the recipe"),
 }
 """Keys that only matter while packing; they do not travel in the pack."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import gguf_files as g
@@ -286,6 +287,21 @@ class TestRefusals:
         g.model(without=["tokenizer.ggml.model"]).write(path)
         with pytest.raises(FormatError, match="no tokenizer"):
             examine(path)
+
+    def test_data_that_cannot_be_mapped(self, path: Path) -> None:
+        starts = set()
+        for length in range(32):  # a small alignment is fine where the data happens to fit
+            name = {"general.name": string("x" * length), "general.alignment": u32(8)}
+            gguf = replace(g.model(more=name), alignment=8)
+            gguf.write(path)
+            start = len(g.pad(gguf.header(), 8))
+            starts.add(start % 32)
+            if start % 32:
+                with pytest.raises(UnsupportedError, match="no multiple of 32"):
+                    examine(path)
+            else:
+                examine(path)
+        assert starts == {0, 8, 16, 24}
 
     def test_too_many_layers(self, path: Path) -> None:
         with pytest.raises(UnsupportedError, match="513 layers"):

@@ -535,7 +535,7 @@ def test_chosen_cache(plain: Pack, pack: Path, home: Path, tmp_path: Path, form:
     }[form]
     variables["SATCHEL_CACHE"] = str(folder) if form == "variable" else "/nonsense"
     script = 'echo "$SATCHEL_CACHE" "$SATCHEL_CACHE_ROOT" "$@"'
-    command = [pack, *options, "sh", "-c", script, "a", "b"]
+    command: list[str | Path] = [pack, *options, "sh", "-c", script, "a", "b"]
     result = subprocess.run(
         command, env=variables, cwd=tmp_path, capture_output=True, check=True, timeout=60
     )
