@@ -14,16 +14,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from packer.gguf import (
-    TENSOR_TYPES,
-    ArraySummary,
-    GgufHeader,
-    Tensor,
-    TensorType,
-    TextSummary,
-    Value,
+from packer.facts import Facts
+from packer.gguf import ArraySummary, Tensor, TextSummary
+from packer.memory import (
+    CacheNeed,
+    cache_need,
+    compute_buffer,
+    head_lengths,
+    heads_kv,
+    sliding_window,
 )
 from packer.merge import MergePlan, plan
+from packer.tensor_types import TENSOR_TYPES, TensorType
 from runtime_stub.errors import FormatError, UnsupportedError
 
 MAX_LAYERS = 512
@@ -81,42 +83,7 @@ _LICENCE_KEYS = (
     *("finetune", "size_label", "description", "doi"),
 )
 
-# How often a layer attends to everything, where the file does not say: every nth one.
-_WINDOW_PERIODS = {
-    **dict.fromkeys(("gemma2", "gpt-oss"), 2),
-    **dict.fromkeys(("exaone4", "exaone-moe", "olmo2", "llama4", "cohere2", "cohere2moe"), 4),
-    **dict.fromkeys(("afmoe", "laguna", "mellum", "muse-glimmer", "smallthinker"), 4),
-    "gemma3n": 5,
-    "gemma3": 6,
-    "plamo3": 8,
-}
-_DENSE_FIRST = {"cohere2moe", "laguna", "smallthinker"}
-_DEFAULT_WINDOWS = {"llama4": 8192}
-_RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
-_RECURRENT_PERIODS = dict.fromkeys(("qwen3next", "qwen35", "qwen35moe", "qwen4exp"), 4)
-_SHARED_FROM = {"gemma3n": 20}  # layers from here on have no cache of their own
-
-_MICRO_BATCH = 512  # tokens computed at once, llama.cpp's default
-_HALF, _FLOAT = 2, 4  # bytes
 _FLOATING = {"f16", "bf16", "f32"}
-
-
-@dataclass(frozen=True)
-class CacheNeed:
-    """What a context costs. All in bytes, except `window`."""
-
-    per_token: int = 0
-    """Of layers that attend to everything."""
-    per_window_token: int = 0
-    """Of layers that attend to a window only."""
-    window: int = 0
-    """Tokens that such a layer keeps."""
-    state: int = 0
-    """Of recurrent layers, whatever the context."""
-
-    def bytes_for(self, context: int) -> int:
-        windowed = min(context, self.window + _MICRO_BATCH)
-        return self.per_token * context + self.per_window_token * windowed + self.state
 
 
 @dataclass(frozen=True)
@@ -171,24 +138,16 @@ class Examination:
     """What a person should know before packing it: plain sentences."""
 
     def memory_needed(self, context: int, *, flash_attention: bool = True) -> int:
-        """Bytes of memory to run with `context` tokens, estimated from above.
-
-        weights + cache + compute buffer, where the cache is per layer that has one
-
-            heads_kv × (key_length + value_length) × tokens × 2 bytes (f16)
-
-        with tokens = context, or window + 512 for a layer with a window; recurrent layers have
-        a fixed state instead. The compute buffer is
-
-            512 × 4 bytes × (max(vocabulary, attention) + 2 × embedding + 2 × feed-forward)
-
-        with attention = (heads + 1) × context, or context / 2 with flash attention. SmolLM2 at
-        8,192 tokens: 104 MiB (measured: 98) with flash attention and 168 (166) without.
-        Repacked weights, which some CPUs use, may take up to `weights` once more.
-        """
-        attention = context // 2 if flash_attention else (self.heads + 1) * context
-        widths = 2 * self.embedding_length + 2 * self.feed_forward_length
-        compute = _MICRO_BATCH * _FLOAT * (max(self.vocabulary, attention) + widths)
+        """Bytes of memory to run with `context` tokens, estimated from above as `packer.memory`
+        says. Repacked weights, which some CPUs use, may take up to `weights` once more."""
+        compute = compute_buffer(
+            vocabulary=self.vocabulary,
+            heads=self.heads,
+            embedding_length=self.embedding_length,
+            feed_forward_length=self.feed_forward_length,
+            context=context,
+            flash_attention=flash_attention,
+        )
         return self.weights + self.cache.bytes_for(context) + compute
 
 
@@ -210,47 +169,12 @@ def examine(
     or missing ones.
     """
     merge_plan = plan(path, tensor_types=tensor_types)
-    facts = _Facts(merge_plan.header, merge_plan.parts[0])
+    facts = Facts(merge_plan.header, merge_plan.parts[0])
     _require_model(facts, architectures, llama_cpp)
     return _examination(facts, merge_plan, tensor_types, context)
 
 
-class _Facts:
-    """Typed access to the metadata: values of the wrong type count as absent."""
-
-    def __init__(self, header: GgufHeader, path: Path) -> None:
-        self.header = header
-        self.path = path
-        self.architecture = self.text("general.architecture")
-        self.layers = self.number("block_count")
-
-    def get(self, key: str) -> Value | None:
-        """An architecture's own key."""
-        return self.header.metadata.get(f"{self.architecture}.{key}")
-
-    def text(self, key: str) -> str:
-        value = self.header.metadata.get(key)
-        return value if isinstance(value, str) else ""
-
-    def number(self, key: str) -> int:
-        """An architecture's own count; the largest of a value for each layer."""
-        return max(self.numbers(key), default=0)
-
-    def numbers(self, key: str) -> tuple[int, ...]:
-        value = self.get(key)
-        items = value if isinstance(value, tuple) else (value,)
-        counts = tuple(item for item in items if isinstance(item, int) and 0 <= item < 2**32)
-        return counts if len(counts) == len(items) else ()
-
-    def per_layer(self, key: str, default: int) -> tuple[int, ...]:
-        """One number for each layer, from one value for all or an array."""
-        values = self.numbers(key)
-        if isinstance(self.get(key), tuple):
-            return (values + (default,) * self.layers)[: self.layers]
-        return (values[0] if values else default,) * self.layers
-
-
-def _require_model(facts: _Facts, architectures: Collection[str] | None, llama_cpp: str) -> None:
+def _require_model(facts: Facts, architectures: Collection[str] | None, llama_cpp: str) -> None:
     path, architecture = facts.path, facts.architecture
     for what in (facts.text("general.type"), architecture):
         if what in _NOT_MODELS:
@@ -277,7 +201,7 @@ def _require_model(facts: _Facts, architectures: Collection[str] | None, llama_c
 
 
 def _unknown_architecture(
-    facts: _Facts, architectures: Collection[str], llama_cpp: str
+    facts: Facts, architectures: Collection[str], llama_cpp: str
 ) -> tuple[str, str]:
     shown = facts.architecture[:80]
     by = f"llama.cpp {llama_cpp}" if llama_cpp else "the stub's llama.cpp"
@@ -290,7 +214,7 @@ def _unknown_architecture(
 
 
 def _examination(
-    facts: _Facts,
+    facts: Facts,
     merge_plan: MergePlan,
     tensor_types: Mapping[int, TensorType],
     context: int | None,
@@ -300,7 +224,7 @@ def _examination(
     weights = sum(sizes.values())
     floating = sum(size for name, size in sizes.items() if name in _FLOATING)
     kind = _kind(facts)
-    key_length, value_length = _head_lengths(facts)
+    key_length, value_length = head_lengths(facts)
     template = facts.header.metadata.get("tokenizer.chat_template")
     templates = _named_templates(facts)
     return Examination(
@@ -318,11 +242,11 @@ def _examination(
         feed_forward_length=facts.number("feed_forward_length"),
         layers=facts.layers,
         heads=facts.number("attention.head_count"),
-        heads_kv=max(_heads_kv(facts), default=0),
+        heads_kv=max(heads_kv(facts), default=0),
         key_length=key_length,
         value_length=value_length,
         vocabulary=_vocabulary(facts),
-        sliding_window=_window(facts) if any(_windowed(facts)) else 0,
+        sliding_window=sliding_window(facts),
         experts=facts.number("expert_count"),
         experts_used=facts.number("expert_used_count"),
         has_chat_template=isinstance(template, str | TextSummary) or bool(templates),
@@ -331,7 +255,7 @@ def _examination(
         licence=_licence(facts),
         weights=weights,
         storage_gain_kinds=floating / weights if weights else 0.0,
-        cache=_cache_need(facts) if kind not in _NO_CACHE else CacheNeed(),
+        cache=cache_need(facts) if kind not in _NO_CACHE else CacheNeed(),
         notes=tuple(_notes(facts, kind, context)),
     )
 
@@ -345,7 +269,7 @@ def _sizes_by_type(
     return sizes
 
 
-def _quantization(facts: _Facts, sizes: Counter[str]) -> str:
+def _quantization(facts: Facts, sizes: Counter[str]) -> str:
     file_type = facts.header.metadata.get("general.file_type")
     if isinstance(file_type, int):
         name = _FILE_TYPES.get(file_type & ~_GUESSED)
@@ -354,7 +278,7 @@ def _quantization(facts: _Facts, sizes: Counter[str]) -> str:
     return sizes.most_common(1)[0][0].upper()
 
 
-def _kind(facts: _Facts) -> str:
+def _kind(facts: Facts) -> str:
     stated = _KIND_OF.get(facts.architecture)
     if stated:
         return stated
@@ -362,95 +286,14 @@ def _kind(facts: _Facts) -> str:
     return "embedding" if facts.number("pooling_type") > 0 else GENERATOR
 
 
-def _heads_kv(facts: _Facts) -> tuple[int, ...]:
-    if facts.numbers("attention.head_count_kv"):
-        return facts.per_layer("attention.head_count_kv", 0)
-    return facts.per_layer("attention.head_count", 0)
-
-
-def _head_lengths(facts: _Facts) -> tuple[int, int]:
-    heads = facts.per_layer("attention.head_count", 0)
-    usual = facts.number("embedding_length") // heads[0] if heads and heads[0] else 0
-    key = facts.number("attention.key_length") or usual
-    return key, facts.number("attention.value_length") or usual
-
-
-def _vocabulary(facts: _Facts) -> int:
+def _vocabulary(facts: Facts) -> int:
     tokens = facts.header.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, ArraySummary):
         return tokens.count
     return len(tokens) if isinstance(tokens, tuple) else facts.number("vocab_size")
 
 
-def _window(facts: _Facts) -> int:
-    return facts.number("attention.sliding_window") or _DEFAULT_WINDOWS.get(facts.architecture, 0)
-
-
-def _windowed(facts: _Facts) -> tuple[bool, ...]:
-    """For each layer, whether it attends to a window only.
-
-    Architectures that don't say, and are not known to have such layers, have none: llama.cpp
-    ignores the window that some of them state.
-    """
-    key = "attention.sliding_window_pattern"
-    if not _window(facts):
-        return (False,) * facts.layers
-    if isinstance(facts.get(key), tuple):
-        return tuple(map(bool, facts.per_layer(key, 0)))
-    period = facts.number(key) or _WINDOW_PERIODS.get(facts.architecture, 1)
-    dense = 0 if facts.architecture in _DENSE_FIRST else period - 1
-    return tuple(layer % period != dense for layer in range(facts.layers))
-
-
-def _recurrent(facts: _Facts) -> tuple[bool, ...]:
-    """For each layer, whether it keeps a fixed state instead of keys and values."""
-    if facts.architecture in _RECURRENT:
-        return (True,) * facts.layers
-    key = "attention.recurrent_layers"
-    if isinstance(facts.get(key), tuple):
-        return tuple(map(bool, facts.per_layer(key, 0)))
-    period = _RECURRENT_PERIODS.get(facts.architecture, 0)
-    if period:
-        period = facts.number("full_attention_interval") or period
-        return tuple((layer + 1) % period != 0 for layer in range(facts.layers))
-    return tuple(heads == 0 for heads in _heads_kv(facts))
-
-
-def _cache_need(facts: _Facts) -> CacheNeed:
-    key, value = _head_lengths(facts)
-    if facts.number("attention.key_length_mla"):
-        value = 0  # the cache holds one compressed row, from which llama.cpp computes both
-    window_key = facts.number("attention.key_length_swa") or key
-    window_value = facts.number("attention.value_length_swa") or value
-    shared = facts.number("attention.shared_kv_layers")
-    own = _SHARED_FROM.get(facts.architecture, max(facts.layers - shared, 0))
-    recurrent, windowed = _recurrent(facts), _windowed(facts)
-    full = part = 0
-    for layer, heads in enumerate(_heads_kv(facts)[:own]):
-        if recurrent[layer]:
-            continue
-        if windowed[layer]:
-            part += heads * (window_key + window_value)
-        else:
-            full += heads * (key + value)
-    states = facts.layers if facts.architecture == "falcon-h1" else sum(recurrent)
-    return CacheNeed(full * _HALF, part * _HALF, _window(facts), states * _layer_state(facts))
-
-
-def _layer_state(facts: _Facts) -> int:
-    """Bytes of one recurrent layer's state (f32): RWKV's, short convolutions', or Mamba's."""
-    embedding = facts.number("embedding_length")
-    if head := facts.number("wkv.head_size"):
-        return embedding * ((facts.number("token_shift_count") or 2) + head) * _FLOAT
-    if kernel := facts.number("shortconv.l_cache"):
-        return embedding * (kernel - 1) * _FLOAT
-    inner, state = facts.number("ssm.inner_size"), facts.number("ssm.state_size")
-    kept = max(facts.number("ssm.conv_kernel") - 1, 0)
-    convolution = kept * (inner + 2 * facts.number("ssm.group_count") * state)
-    return (convolution + inner * state) * _FLOAT
-
-
-def _named_templates(facts: _Facts) -> dict[str, str]:
+def _named_templates(facts: Facts) -> dict[str, str]:
     prefix = "tokenizer.chat_template."
     return {
         key.removeprefix(prefix): value
@@ -459,7 +302,7 @@ def _named_templates(facts: _Facts) -> dict[str, str]:
     }
 
 
-def _licence(facts: _Facts) -> dict[str, str]:
+def _licence(facts: Facts) -> dict[str, str]:
     keys = list(_LICENCE_KEYS)
     count = facts.header.metadata.get("general.base_model.count")
     for number in range(min(count, 16) if isinstance(count, int) else 0):
@@ -468,7 +311,7 @@ def _licence(facts: _Facts) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
-def _notes(facts: _Facts, kind: str, context: int | None) -> list[str]:
+def _notes(facts: Facts, kind: str, context: int | None) -> list[str]:
     notes = []
     trained = facts.number("context_length")
     if context and trained and context > trained:
@@ -488,7 +331,7 @@ def _notes(facts: _Facts, kind: str, context: int | None) -> list[str]:
     return notes
 
 
-def _template_notes(facts: _Facts, kind: str) -> list[str]:
+def _template_notes(facts: Facts, kind: str) -> list[str]:
     template = facts.header.metadata.get("tokenizer.chat_template")
     if isinstance(template, TextSummary):
         return [f"Its chat template is left out: it has {template.size:,} bytes."]

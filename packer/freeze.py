@@ -12,8 +12,9 @@ from pathlib import Path
 
 from runtime_stub.errors import StubError
 
-LOADER = "ld.so"
-"""Name of the dynamic loader in the runtime; the launcher starts the runtime through it."""
+LOADER = "ld-linux.so.2"
+"""Name of the dynamic loader in the runtime; the launcher starts the runtime through it, and
+PyInstaller's bootloader knows by a name of this form that it is not the program itself."""
 
 _ELF = b"\x7fELF"
 
@@ -77,7 +78,9 @@ def _add_system_libraries(internal: Path) -> None:
 
 def _needed(binary: Path, internal: Path) -> Iterator[tuple[str, Path]]:
     """Name and place of every library that `binary` loads, as `ldd` resolves them."""
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(internal)}
+    # llama.cpp's backends find its base library because it is loaded before them.
+    folders = (internal, internal / "llama_cpp" / "lib")
+    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, folders))}
     result = subprocess.run(
         ["ldd", str(binary)], capture_output=True, text=True, check=False, env=environment
     )

@@ -17,12 +17,14 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, NoReturn
 
+from packer.looks_like import AGAIN, looks_like
+from packer.tensor_types import TENSOR_TYPES, TensorType
 from runtime_stub.errors import FormatError, InputError, UnsupportedError
 
 MAGIC = b"GGUF"
@@ -65,16 +67,6 @@ _NUMBERS = {
 }
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
-AGAIN = "Download or copy it again"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorType:
-    """A tensor element type: `size` bytes hold `block` elements."""
-
-    name: str
-    block: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,75 +125,6 @@ class GgufHeader:
         """Where the last tensor ends; bytes behind it belong to nothing."""
         last = self.tensors[-1] if self.tensors else None
         return self.header_size + (last.offset + last.size if last else 0)
-
-
-def _types(table: str) -> Mapping[int, TensorType]:
-    rows = (row.split() for row in table.strip().splitlines())
-    return MappingProxyType(
-        {int(row[0]): TensorType(row[1], int(row[2]), int(row[3])) for row in rows}
-    )
-
-
-TENSOR_TYPES = _types(
-    """
-    0 f32 1 4
-    1 f16 1 2
-    2 q4_0 32 18
-    3 q4_1 32 20
-    6 q5_0 32 22
-    7 q5_1 32 24
-    8 q8_0 32 34
-    9 q8_1 32 36
-    10 q2_K 256 84
-    11 q3_K 256 110
-    12 q4_K 256 144
-    13 q5_K 256 176
-    14 q6_K 256 210
-    15 q8_K 256 292
-    16 iq2_xxs 256 66
-    17 iq2_xs 256 74
-    18 iq3_xxs 256 98
-    19 iq1_s 256 50
-    20 iq4_nl 32 18
-    21 iq3_s 256 110
-    22 iq2_s 256 82
-    23 iq4_xs 256 136
-    24 i8 1 1
-    25 i16 1 2
-    26 i32 1 4
-    27 i64 1 8
-    28 f64 1 8
-    29 iq1_m 256 56
-    30 bf16 1 2
-    34 tq1_0 256 54
-    35 tq2_0 256 66
-    39 mxfp4 32 17
-    40 nvfp4 64 36
-    41 q1_0 128 18
-    42 q2_0 64 18
-    """
-)
-"""The types of the llama.cpp in llama-cpp-python 0.3.36 (id, name, elements in a block, bytes
-of a block), for when no stub says which it knows. Numbers that are missing were withdrawn."""
-
-
-def parse_tensor_types(document: Mapping[str, Mapping[str, object]]) -> dict[int, TensorType]:
-    """The table in a stub's manifest: {"3": {"name": "q4_1", "block": 32, "size": 20}}.
-
-    Raises FormatError if it is malformed.
-    """
-    try:
-        return {int(key): _tensor_type(**row) for key, row in document.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise FormatError(f"the stub's table of tensor types is malformed: {error}") from None
-
-
-def _tensor_type(name: object, block: object, size: object) -> TensorType:
-    if not (isinstance(name, str) and isinstance(block, int) and isinstance(size, int)):
-        raise TypeError(f"type {name!r}")
-    if block < 1 or size < 1:
-        raise ValueError(f"type {name!r} has empty blocks")
-    return TensorType(name, block, size)
 
 
 def read_header(
@@ -339,7 +262,7 @@ class _Parser:
     def _preamble(self) -> int:
         start = _read_at(self._file, self._base, min(self._size, 512))
         if not start.startswith(MAGIC):
-            what, hint = _looks_like(start, self._size)
+            what, hint = looks_like(start, self._size)
             raise FormatError(f"{self._name} is not a GGUF file: it {what}", hint)
         self._skip(4)
         version = self._u32()
@@ -562,45 +485,3 @@ def _product(shape: tuple[int, ...]) -> int:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:76]}..."
-
-
-_ARCHIVE = "Unpack it first"
-_CONVERT = "Convert it with llama.cpp's convert_hf_to_gguf.py, or look for a GGUF of the model"
-_DOWNLOAD = "Download the file itself: on Hugging Face, with the link that has /resolve/ in it"
-_STARTS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
-    ((b"version https://git-lfs",), "is a Git LFS pointer, not the model", "Run `git lfs pull`"),
-    ((b"PK\x03\x04",), "looks like a ZIP archive or a PyTorch model", _CONVERT),
-    ((b"\x80\x02", b"\x80\x04"), "looks like a PyTorch model (a pickle)", _CONVERT),
-    ((b"lmgg", b"fmgg", b"tjgg", b"algg"), "looks like a GGML file from before GGUF", _CONVERT),
-    ((b"\x89HDF",), "looks like an HDF5 file", _CONVERT),
-    (
-        (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"7z\xbc\xaf", b"BZh"),
-        "is compressed",
-        _ARCHIVE,
-    ),
-    ((b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"#!"), "looks like a program", "Name the model"),
-)
-
-
-def _looks_like(start: bytes, size: int) -> tuple[str, str]:
-    """What a file that starts so seems to be ("it ..."), and what to do about it."""
-    if not size:
-        return "is empty", AGAIN
-    for starts, what, hint in _STARTS:
-        if start.startswith(starts):
-            return what, hint
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    tests: tuple[tuple[Callable[[], bool], str, str], ...] = (
-        (lambda: _is_safetensors(start, size), "looks like a safetensors file", _CONVERT),
-        (lambda: text.startswith((b"<!doctype", b"<html", b"<?xml")), "is a web page", _DOWNLOAD),
-        (lambda: text.startswith(b"{"), "is JSON text, perhaps a server's error", _DOWNLOAD),
-        (lambda: not start.strip(b"\0"), "starts with zeros: it was never written fully", AGAIN),
-    )
-    for test, what, hint in tests:
-        if test():
-            return what, hint
-    return f"starts with {start[:4]!r}, not {MAGIC!r}", "Name a file that ends in .gguf"
-
-
-def _is_safetensors(start: bytes, size: int) -> bool:
-    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size

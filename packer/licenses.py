@@ -18,7 +18,7 @@ from importlib.metadata import (
 )
 from pathlib import Path
 
-from packer.freeze import is_elf, llama_package
+from packer.freeze import LOADER, is_elf, llama_package
 from packer.launcher_build import zstd_source
 from runtime_stub.errors import StubError
 
@@ -167,7 +167,7 @@ def _system_libraries(internal: Path) -> Iterator[Component]:
 
 
 def _system_place(name: str) -> Path | None:
-    if name == "ld.so":
+    if name == LOADER:
         name = (
             "ld-linux-x86-64.so.2" if (Path("/lib64") / "ld-linux-x86-64.so.2").exists() else name
         )

@@ -19,14 +19,13 @@ from types import MappingProxyType
 from packer.gguf import (
     MAGIC,
     MAX_TENSORS,
-    TENSOR_TYPES,
     GgufHeader,
     Tensor,
-    TensorType,
     Value,
     open_regular,
     read_header,
 )
+from packer.tensor_types import TENSOR_TYPES, TensorType
 from runtime_stub.errors import FormatError, InputError
 
 SPLIT_COUNT = "split.count"

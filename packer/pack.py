@@ -12,12 +12,12 @@ from typing import Any
 from packer.compress import compressed_share
 from packer.copying import Piece
 from packer.examine import Examination, examine
-from packer.gguf import TensorType
 from packer.merge import Literal, MergePlan
 from packer.output import check_destination, require_space
 from packer.recipe import PackingRecipe
 from packer.stub import Stub, open_bundle
 from packer.template_check import check_template
+from packer.tensor_types import parse_tensor_types
 from packer.writer import ZSTD_LEVEL, BundleWriter
 from runtime_stub.errors import InputError, OutputError
 from runtime_stub.recipe import Recipe
@@ -70,7 +70,7 @@ def plan_pack(
     examination = examine(
         model,
         architectures=stub.architectures,
-        tensor_types=_tensor_types(stub),
+        tensor_types=parse_tensor_types(stub.facts.get("tensor_types", {})),
         context=recipe.context,
         llama_cpp=stub.llama_commit,
     )
@@ -201,10 +201,3 @@ def _storage(wanted: str, model: Examination, pieces: list[Piece]) -> str:
     if model.storage_gain_kinds < 0.5 or compressed_share(pieces, ZSTD_LEVEL) > WORTH_EXTRACTING:
         return "mapped"
     return "compressed"
-
-
-def _tensor_types(stub: Stub) -> dict[int, TensorType]:
-    return {
-        int(number): TensorType(facts["name"], facts["block"], facts["size"])
-        for number, facts in stub.facts.get("tensor_types", {}).items()
-    }

@@ -108,7 +108,7 @@ def _component(path: str) -> str:
         return "llama.cpp"
     if name.startswith(("libcrypto", "libssl", "_ssl", "_hashlib")):
         return "OpenSSL"
-    if name.startswith(("libc.", "libm.", "ld.so", "libdl", "libpthread", "librt", "libutil")):
+    if name.startswith(("libc.", "libm.", "ld-linux", "libdl", "libpthread", "librt", "libutil")):
         return "C library"
     if name.startswith(("libstdc++", "libgcc", "libgomp")):
         return "C++ and OpenMP libraries"

@@ -17,16 +17,14 @@ from packer.gguf import (
     MAX_HEADER,
     MAX_KEYS,
     MAX_TENSORS,
-    TENSOR_TYPES,
     ArraySummary,
     GgufHeader,
     Tensor,
-    TensorType,
     TextSummary,
     parse_header,
-    parse_tensor_types,
     read_header,
 )
+from packer.tensor_types import TensorType
 from runtime_stub.errors import FormatError, InputError, SatchelError, UnsupportedError
 
 
@@ -347,25 +345,12 @@ def test_header_limit_is_above_any_vocabulary() -> None:
     assert MAX_HEADER >= 1_000_000 * (8 + 32 + 4 + 4 + 8 + 32)
 
 
-class TestTensorTypes:
-    def test_from_a_manifest(self) -> None:
-        document = {"3": {"name": "q4_1", "block": 32, "size": 20}}
-        assert parse_tensor_types(document) == {3: TENSOR_TYPES[3]}
-
-    @pytest.mark.parametrize(
-        "row",
-        [{}, {"name": "x", "block": 0, "size": 1}, {"name": 1, "block": 1, "size": 1}, {"a": 1}],
-    )
-    def test_malformed(self, row: dict[str, object]) -> None:
-        with pytest.raises(FormatError, match="table of tensor types"):
-            parse_tensor_types({"3": row})
-
-    def test_given_table_counts(self) -> None:
-        types = {77: TensorType("new", 4, 3)}
-        tensor = TensorInfo("a", (8,), 77, data=bytes(6))
-        data = Gguf(tensors=(tensor,)).build()
-        header = parse_header(io.BytesIO(data), name="m", tensor_types=types)
-        assert header.tensors[0].size == 6
+def test_given_tensor_types_count() -> None:
+    types = {77: TensorType("new", 4, 3)}
+    tensor = TensorInfo("a", (8,), 77, data=bytes(6))
+    data = Gguf(tensors=(tensor,)).build()
+    header = parse_header(io.BytesIO(data), name="m", tensor_types=types)
+    assert header.tensors[0].size == 6
 
 
 SOUND = g.model().build()

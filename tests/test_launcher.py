@@ -466,7 +466,7 @@ def test_called_through_path_and_link(
 def test_runtime_with_its_own_loader(launcher: Path, tmp_path: Path, run: Run, home: Path) -> None:
     """The stand-in for the loader prints how it was called."""
     loader = b'#!/bin/sh\nprintf "%s\\n" "$@"\n'
-    files = {**PLAIN_FILES, "_internal/ld.so": (loader, 0o755)}
+    files = {**PLAIN_FILES, "_internal/ld-linux.so.2": (loader, 0o755)}
     own = pack_of(launcher.read_bytes(), files)
     path = own.write(tmp_path / "assistant")
     folder = runtime_of(root_of(home), own)

@@ -20,7 +20,7 @@
 #define INDEX_HEAD_SIZE 16
 #define INDEX_FILE ".satchel-index"   /* the index's copy in an extracted folder */
 #define PROGRAM_FILE "satchel-runtime" /* what is started */
-#define LOADER_FILE "_internal/ld.so"  /* the dynamic loader that starts it, if it has its own */
+#define LOADER_FILE "_internal/ld-linux.so.2"  /* the dynamic loader that starts it, if it has its own */
 
 enum footer_status { FOOTER_FOUND, FOOTER_MISSING, FOOTER_NEWER, FOOTER_DAMAGED };
 

@@ -6,7 +6,7 @@
  *         <sha256>/                     a complete runtime, named by the hash of its stored form
  *           .satchel-index              the archive's index, written last: names every file
  *           satchel-runtime             the program
- *           _internal/...               its libraries; ld.so is the dynamic loader to use
+ *           _internal/...               its libraries; ld-linux.so.2 is the loader to use
  *         <sha256>.lock                 held while extracting; its mtime says when last used
  *         .work-<16 of sha256>-<pid>/   being extracted or removed; swept by the next extraction
  *
