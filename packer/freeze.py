@@ -41,7 +41,7 @@ def freeze(checkout: Path, work: Path) -> Path:
         raise StubError(f"PyInstaller failed:\n{result.stderr[-4000:]}")
     folder = work / "dist" / "satchel-runtime"
     if sys.platform.startswith("linux"):
-        _add_system_libraries(folder / "_internal")
+        _add_system_libraries(folder)
         _strip(folder)
     return folder
 
@@ -56,14 +56,15 @@ def llama_package() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _add_system_libraries(internal: Path) -> None:
+def _add_system_libraries(runtime: Path) -> None:
     """Add the C library, the loader, and whatever else of the system is needed.
 
     PyInstaller leaves these to the host, which ties a program to newer distributions; a pack
     brings its own.
     """
+    internal = runtime / "_internal"
     have = {path.name for path in internal.rglob("*") if path.is_file()}
-    pending = [path for path in internal.rglob("*") if is_elf(path)]
+    pending = [path for path in runtime.rglob("*") if is_elf(path)]
     while pending:
         for name, path in _needed(pending.pop(), internal):
             if name in have:

@@ -118,9 +118,9 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
 
     \b
     Examples:
-      ask "What is the capital of France?"
-      ask "Summarise this:" - < report.txt
-      echo "Name three colours." | %(prog)s
+      ./assistant ask "What is the capital of France?"
+      ./assistant ask "Summarise this:" - < report.txt
+      echo "Name three colours." | ./assistant
     """
     from runtime_stub.engine.messages import FIT_REQUEST, Failed, Finished, PromptRead, Text
 
