@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import signal
 import sys
@@ -110,7 +111,7 @@ def pack(
     if output is None:
         raise InputError("no output was named", f"satchel pack {model} -o OUTPUT")
     if "name" not in values:
-        name = re.sub(r"\.exe$", "", output.name)
+        name = os.fsencode(re.sub(r"\.exe$", "", output.name)).decode(errors="replace")
         packing = dataclasses.replace(
             packing, recipe=dataclasses.replace(packing.recipe, name=name)
         )
@@ -221,9 +222,9 @@ def stub_list(as_json: bool) -> None:
         )
         return
     for found in stubs:
-        click.echo(
-            f"{found.platform:<16} {found.version:<10} {bytes_text(found.size):>10}  {found.path}"
-        )
+        size = bytes_text(found.size)
+        line = f"{found.platform:<16} {found.version:<10} {size:>10}  {found.path}"
+        click.echo(printable(line))
     if not stubs:
         click.echo("No stub is installed. Build one in a checkout: python build.py stub", err=True)
 

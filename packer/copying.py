@@ -80,9 +80,9 @@ def _copy_in_kernel(
         if error.errno in _NOT_HERE:
             return None
         raise
-    if copied == 0:
-        raise InputError(f"{piece.path} became shorter while it was read", "Try again")
-    return copied
+    # Nothing: the file became shorter, or is one of those that some kernels can't copy; reading
+    # it shows which.
+    return copied or None
 
 
 def _write_at(target: int, position: int, data: bytes) -> None:

@@ -234,7 +234,7 @@ def _examination(
         is_split=len(merge_plan.parts) > 1,
         architecture=facts.architecture,
         kind=kind,
-        name=facts.text("general.name") or facts.path.stem,
+        name=facts.text("general.name") or os.fsencode(facts.path.stem).decode(errors="replace"),
         quantization=_quantization(facts, sizes),
         parameters=sum(tensor.elements for tensor in tensors),
         context_length=facts.number("context_length"),

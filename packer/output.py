@@ -44,11 +44,15 @@ class OutputFile:
         error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        self.abandon()
+        if isinstance(error, OSError):
+            raise _explained(error, self._destination) from error
+
+    def abandon(self) -> None:
+        """Close the file, and remove it unless it is complete."""
         os.close(self.descriptor)
         if not self._completed:
             self._part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _explained(error, self._destination) from error
 
     def write(self, data: bytes) -> None:
         """Append `data`."""
@@ -72,16 +76,31 @@ class OutputFile:
 
 def check_destination(destination: Path, *, force: bool) -> None:
     """Raise OutputError unless a file can be made at `destination`."""
-    if destination.is_dir():
-        raise OutputError(f"{destination} is a folder", "Name a file to write")
-    if destination.exists() and not destination.is_file():
-        raise OutputError(f"{destination} is not a plain file", "Name another file to write")
-    if destination.exists() and not force:
-        raise OutputError(f"{destination} exists already", "Use --force to replace it")
-    if not destination.parent.is_dir():
-        raise OutputError(f"the folder {destination.parent} does not exist", "Make it first")
     if len(os.fsencode(destination.name)) > _LONGEST_NAME:
         raise OutputError("the output's name is too long", f"Use at most {_LONGEST_NAME} bytes")
+    try:
+        exists, is_folder = destination.exists(), destination.is_dir()
+        is_file, has_folder = destination.is_file(), destination.parent.is_dir()
+    except OSError as error:
+        raise _explained(error, destination) from None
+    if is_folder:
+        raise OutputError(f"{destination} is a folder", "Name a file to write")
+    if exists and not is_file:
+        raise OutputError(f"{destination} is not a plain file", "Name another file to write")
+    if exists and not force:
+        raise OutputError(f"{destination} exists already", "Use --force to replace it")
+    if not has_folder:
+        raise OutputError(f"the folder {destination.parent} does not exist", "Make it first")
+
+
+def require_other(destination: Path, source: Path, what: str) -> None:
+    """Raise OutputError when `destination` is the file `source`, which `what` describes."""
+    try:
+        same = destination.samefile(source)
+    except OSError:
+        return
+    if same:
+        raise OutputError(f"the output {destination} is {what}", "Name another file")
 
 
 def require_space(destination: Path, needed: int) -> None:

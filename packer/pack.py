@@ -13,14 +13,15 @@ from packer.compress import compressed_share
 from packer.copying import Piece
 from packer.examine import Examination, examine
 from packer.merge import Literal, MergePlan
-from packer.output import check_destination, require_space
+from packer.output import check_destination, require_other, require_space
 from packer.recipe import PackingRecipe
 from packer.stub import Stub, open_bundle
 from packer.template_check import check_template
 from packer.tensor_types import parse_tensor_types
 from packer.writer import ZSTD_LEVEL, BundleWriter
-from runtime_stub.errors import InputError, OutputError
+from runtime_stub.errors import DamagedError, InputError, OutputError
 from runtime_stub.recipe import Recipe
+from runtime_stub.verify import check_entry
 
 WORTH_EXTRACTING = 0.85
 """Storage "auto" compresses a model that a sample says shrinks to less than this share."""
@@ -74,10 +75,10 @@ def plan_pack(
         context=recipe.context,
         llama_cpp=stub.llama_commit,
     )
-    check_destination(destination, force=force)
     for source in examination.paths:
-        if destination.exists() and source.samefile(destination):
-            raise OutputError(f"the output {destination} is the model itself", "Name another file")
+        require_other(destination, source, "the model itself")
+    require_other(destination, stub.path, "the stub itself")
+    check_destination(destination, force=force)
     notes = list(examination.notes)
     template = recipe.template or examination.chat_template
     if template:
@@ -110,6 +111,10 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
         ):
             for name in ("launcher", "runtime"):
                 entry = bundle.entry(name)
+                if check_entry(bundle, entry, lambda _: None).problem:
+                    raise DamagedError(
+                        f"the stub {plan.stub.path} is damaged: {name}", "Build or add it again"
+                    )
                 writer.add_bytes(
                     name,
                     entry.kind,

@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 MAX_RECIPE = 4 << 20
-"""A recipe larger than this, in bytes, is something else."""
+"""A recipe, or a text it names, larger than this, in bytes, is something else."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     Raises InputError when it can't be read, RecipeError when it is not a recipe.
     """
-    if path.is_dir():
-        raise InputError(f"the recipe {path} is a folder", "Name a TOML file")
-    try:
-        data = path.read_bytes()[: MAX_RECIPE + 1]
-    except OSError as error:
-        raise InputError(f"the recipe {path} can't be read: {error.strerror}") from None
+    data = _read(path, f"the recipe {path}")
     if len(data) > MAX_RECIPE:
         raise RecipeError(f"{path} is too large for a recipe", "Is it the model?")
     try:
         document = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from None
     values = check(document, {**TOP, **PACKING}, str(path))
     for key in ("model", "output"):
@@ -84,8 +79,21 @@ def text_or_file(text: str, folder: Path) -> str:
     if not text.startswith("@"):
         return text
     path = folder / text[1:]
+    data = _read(path, str(path))
+    if len(data) > MAX_RECIPE:
+        raise InputError(f"{path} is too large for a text", "Is it the right file?")
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{path} can't be read: {reason}") from None
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} can't be read: it is not UTF-8 text") from None
+
+
+def _read(path: Path, what: str) -> bytes:
+    """What `path` holds, or a little more than MAX_RECIPE of it. Raises InputError."""
+    try:
+        if path.is_dir():
+            raise InputError(f"{what} is a folder", "Name a file")
+        with path.open("rb") as file:
+            return file.read(MAX_RECIPE + 1)
+    except OSError as error:
+        raise InputError(f"{what} can't be read: {error.strerror}") from None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
+import re
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import Any
 
 import platformdirs
 
+from packer.copying import Piece, copy_piece
+from packer.output import OutputFile, check_destination
 from runtime_stub import __version__
 from runtime_stub.bundle import Bundle, read_bundle
-from runtime_stub.errors import InputError, OutputError, SatchelError, StubError
+from runtime_stub.errors import DamagedError, InputError, OutputError, SatchelError, StubError
 from runtime_stub.manifest import Entry
 
 PLATFORMS = ("linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-arm64", "macos-x86_64")
@@ -71,9 +74,12 @@ def open_bundle(path: Path) -> Bundle:
 
     Raises InputError when it can't be read, FormatError or DamagedError when it is neither.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder", "Name a pack or a stub")
     try:
+        mode = path.stat().st_mode  # first: opening a named pipe would wait for a writer
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{path} is a folder", "Name a pack or a stub")
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path} is not a regular file", "Name a pack or a stub")
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from None
@@ -88,18 +94,22 @@ def read_stub(path: Path) -> Stub:
     """What the stub at `path` says of itself. Raises StubError when it is a pack."""
     bundle = open_bundle(path)
     try:
-        if bundle.of_kind("model"):
-            raise StubError(f"{path} is a pack, with a model in it", "Name a stub")
-        facts = bundle.manifest.stub
-        return Stub(
-            path=path,
-            platform=str(facts.get("platform")),
-            version=str(facts.get("satchel")),
-            facts=facts,
-            size=bundle.footer.pack_size,
-        )
+        return _stub_of(bundle)
     finally:
         os.close(bundle.descriptor)
+
+
+def _stub_of(bundle: Bundle) -> Stub:
+    if bundle.of_kind("model"):
+        raise StubError(f"{bundle.path} is a pack, with a model in it", "Name a stub")
+    facts = bundle.manifest.stub
+    return Stub(
+        path=bundle.path,
+        platform=str(facts.get("platform")),
+        version=str(facts.get("satchel")),
+        facts=facts,
+        size=bundle.footer.pack_size,
+    )
 
 
 def list_stubs() -> list[Stub]:
@@ -136,31 +146,32 @@ def add_stub(path: Path, *, force: bool) -> Stub:
 
     Raises DamagedError when it was changed, OutputError when there is one already.
     """
-    from runtime_stub.errors import DamagedError
     from runtime_stub.verify import verify
 
-    stub = read_stub(path)
     bundle = open_bundle(path)
     try:
+        stub = _stub_of(bundle)
         bad = [region.name for region in verify(bundle, lambda _: None) if region.problem]
+        if bad:
+            raise DamagedError(f"{path} is damaged: {', '.join(bad)}", "Copy it again")
+        if stub.platform not in PLATFORMS:
+            raise StubError(f"{path} is for the unknown platform {stub.platform!r}")
+        if not re.fullmatch(r"[0-9][0-9A-Za-z.+-]*", stub.version):
+            raise StubError(f"{path} has the odd version {stub.version!r}")
+        folder = stub_folders()[-1]
+        target = folder / stub_name(stub.platform, stub.version)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder} can't be made: {error.strerror}") from None
+        check_destination(target, force=force)
+        with OutputFile(target) as output:
+            size = os.fstat(bundle.descriptor).st_size  # with a code signature, if it has one
+            whole = Piece(size, bundle.descriptor, path=path)
+            copy_piece(whole, output.descriptor, 0, lambda _: None)
+            output.complete(executable=True)
     finally:
         os.close(bundle.descriptor)
-    if bad:
-        raise DamagedError(f"{path} is damaged: {', '.join(bad)}", "Copy it again")
-    if stub.platform not in PLATFORMS:
-        raise StubError(f"{path} is for the unknown platform {stub.platform!r}")
-    folder = stub_folders()[-1]
-    target = folder / stub_name(stub.platform, stub.version)
-    if target.exists() and not force:
-        raise OutputError(f"{target} exists already", "Use --force to replace it")
-    part = target.with_suffix(".part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, part)
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{target} can't be written: {error.strerror}") from None
     return read_stub(target)
 
 

@@ -13,7 +13,9 @@ MEMORY = 512 << 20
 """What the child may take, in bytes of address space."""
 
 _CHILD = """
-import json, sys
+import sys
+sys.path[:] = filter(None, sys.path)  # not the current folder, which may hold a json.py
+import json
 try:
     import resource
     limit = int(sys.argv[1])

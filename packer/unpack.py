@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from packer.output import OutputFile, check_destination, require_space
-from runtime_stub.bundle import Bundle
+from packer.output import OutputFile, check_destination, require_other, require_space
+from runtime_stub.bundle import Bundle, sidecar_name
 from runtime_stub.errors import DamagedError
 from runtime_stub.extract import decode_chunk
 from runtime_stub.manifest import Entry
@@ -21,6 +21,10 @@ def unpack(
     `progress` counts decoded bytes. Raises OutputError, SpaceError or DamagedError; a
     destination that was there stays as it was then.
     """
+    require_other(destination, bundle.path, "the pack itself")
+    if entry.file is not None:
+        sidecar = bundle.path.with_name(sidecar_name(entry.file))
+        require_other(destination, sidecar, "a part of the pack")
     check_destination(destination, force=force)
     require_space(destination, entry.size)
     whole = hashlib.sha256()

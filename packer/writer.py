@@ -40,6 +40,7 @@ class BundleWriter:
         self._entries: list[Entry] = []
         self._tables: list[tuple[str, bytes]] = []
         self._features: set[str] = set()
+        self._sidecars: list[tuple[OutputFile, str]] = []
 
     def __enter__(self) -> BundleWriter:
         return self
@@ -50,6 +51,8 @@ class BundleWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for sidecar, _ in self._sidecars:
+            sidecar.abandon()
         self._output.__exit__(kind, error, trace)
 
     def add_bytes(self, name: str, kind: str, data: bytes, **fields: Any) -> Entry:
@@ -83,13 +86,13 @@ class BundleWriter:
     ) -> Entry:
         """Like `add_raw`, but in a second file beside the destination, named by its hash.
 
-        An equal one that is there already is replaced.
+        It gets its name in `finish`. An equal one that is there already is replaced.
         """
         self._features.add("sidecar")
-        folder = self._destination.parent
-        with OutputFile(folder / f"{self._destination.name}.sidecar") as output:
-            entry, chunks = _copy_raw(output, name, kind, pieces, progress, fields)
-            output.complete(name=sidecar_name(entry.sha256))
+        output = OutputFile(self._destination.with_name(f"{name}.satchel"))
+        self._sidecars.append((output, ""))
+        entry, chunks = _copy_raw(output, name, kind, pieces, progress, fields)
+        self._sidecars[-1] = (output, sidecar_name(entry.sha256))
         return self._add_chunked(replace(entry, file=entry.sha256), chunks)
 
     def add_compressed(
@@ -167,6 +170,8 @@ class BundleWriter:
             launcher_length=launcher.length,
         )
         self._output.write(footer.pack())
+        for sidecar, sidecar_file in self._sidecars:
+            sidecar.complete(name=sidecar_file)
         self._output.complete(executable=True)
 
     def _start(self) -> int:

@@ -61,6 +61,8 @@ def check_path(path: str) -> None:
 
 def pack_index(members: Sequence[Member]) -> bytes:
     """Serialise the index of `members`, which must be sorted by path bytes and unique."""
+    if len(members) > MAX_FILES:
+        raise FormatError(f"an archive holds at most {MAX_FILES:,} files, not {len(members):,}")
     records = bytearray()
     previous = b""
     for member in members:

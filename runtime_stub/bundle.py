@@ -57,6 +57,8 @@ _CHECKED = FOOTER_SIZE - 32
 assert _FOOTER.size == FOOTER_SIZE  # noqa: S101  (a layout mistake must not survive import)
 
 CHUNK_SIZE = 4 * 1024 * 1024
+MAX_CHUNK_SIZE = 64 * 1024 * 1024
+"""Chunks larger than this, stored or decoded, are refused: reading one takes bounded memory."""
 CHUNK_LAYOUT: tuple[tuple[str, str, str], ...] = (
     ("offset", "Q", "where the stored chunk starts, from the start of its entry"),
     ("length", "Q", "its stored length"),
@@ -140,6 +142,8 @@ def unpack_chunks(data: bytes, entry: Entry) -> tuple[Chunk, ...]:
     for chunk in chunks:
         if chunk.offset != stored or not 0 < chunk.size <= entry.chunk_size:
             raise FormatError(f"the chunk table of {entry.name!r} has a gap or an overlap")
+        if max(chunk.size, chunk.length) > MAX_CHUNK_SIZE:
+            raise FormatError(f"the chunk table of {entry.name!r} has a chunk that is too large")
         stored += chunk.length
         size += chunk.size
     if (stored, size) != (entry.length, entry.size):
@@ -221,20 +225,32 @@ class Bundle:
         if entry.file is None:
             return self.descriptor
         if entry.file not in self._sidecars:
-            path = self.path.parent / sidecar_name(entry.file)
-            try:
-                self._sidecars[entry.file] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            except OSError as error:
-                raise InputError(
-                    f"{self.path.name} needs {path.name} beside it: {error.strerror}",
-                    "Copy both files together",
-                ) from None
+            self._sidecars[entry.file] = self._open_sidecar(entry.file)
         return self._sidecars[entry.file]
+
+    def _open_sidecar(self, sha256: str) -> int:
+        path = self.path.parent / sidecar_name(sha256)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            raise InputError(
+                f"{self.path.name} needs {path.name} beside it: {error.strerror}",
+                "Copy both files together",
+            ) from None
+        needed = max(e.offset + e.length for e in self.manifest.entries if e.file == sha256)
+        if os.fstat(descriptor).st_size < needed:
+            os.close(descriptor)
+            raise DamagedError(f"{path.name} is cut short", "Copy it again")
+        return descriptor
 
     def read(self, entry: Entry, offset: int = 0, length: int | None = None) -> bytes:
         """Stored bytes of `entry` from `offset` (relative to it)."""
         wanted = entry.length - offset if length is None else min(length, entry.length - offset)
-        data = read_at(self.descriptor_of(entry), entry.offset + offset, wanted)
+        descriptor = self.descriptor_of(entry)
+        try:
+            data = read_at(descriptor, entry.offset + offset, wanted)
+        except OSError as error:
+            raise InputError(f"{self.path.name} can't be read: {error.strerror}") from None
         if len(data) != wanted:
             raise DamagedError(f"{self.path.name} is cut short inside {entry.name!r}")
         return data

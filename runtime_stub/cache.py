@@ -33,6 +33,8 @@ COMPLETE_TIME = 946_684_800
 """Modification time of extracted files, seconds since 1970: the first second of 2000."""
 
 _SPACE_MARGIN = 16 << 20
+_MAX_LINKS = 40
+_OVERFLOW_USER = 65534
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def find_model(roots: list[Path], sha256: str, size: int) -> Path | None:
     for root in roots:
         path = root / "models" / f"{sha256}.gguf"
         with contextlib.suppress(OSError):
-            _check_folder(path.parent.parent, writing=False)
+            _check_way(root)
+            _check_folder(root, writing=False)
             _check_folder(path.parent, writing=False)
             facts = path.lstat()
             if (
@@ -84,23 +87,28 @@ def find_model(roots: list[Path], sha256: str, size: int) -> Path | None:
     return None
 
 
-def writable_folder(roots: list[Path], name: str, needed: int) -> Path:
+def writable_folder(roots: list[Path], name: str, needed: int, *, part: str = "") -> Path:
     """The folder `name` in the first root that is ours, writable and has `needed` bytes free.
 
-    It is created, with its root, readable by us alone. Raises CacheError or SpaceError.
+    What a file `part` in it already takes counts as free. It is created, with its root,
+    readable by us alone. Raises CacheError or SpaceError.
     """
     problems: list[str] = []
     space: SpaceError | None = None
     for root in roots:
         folder = root / name
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            root.parent.mkdir(parents=True, exist_ok=True)
+            _check_way(root)
+            # Each by itself: `parents` would leave the root to the umask.
+            root.mkdir(mode=0o700, exist_ok=True)
             _check_folder(root, writing=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             _check_folder(folder, writing=True)
         except OSError as error:
             problems.append(f"{root}: {error.strerror or error}")
             continue
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder).free + _allocated(folder / part)
         if free < needed + _SPACE_MARGIN:
             space = SpaceError(
                 f"extracting needs {needed / 1e6:,.0f} MB, {folder} has {free / 1e6:,.0f} MB free",
@@ -128,6 +136,43 @@ def _check_folder(folder: Path, *, writing: bool) -> None:
             raise PermissionError(0, "other users may write to it")
     if writing and not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(0, "it is not writable")
+
+
+def _check_way(root: Path) -> None:
+    """Raise PermissionError where another user could swap what leads to `root`, as the
+    launcher does: links must be ours or root's, folders too, or closed to others, or sticky."""
+    if not hasattr(os, "geteuid"):
+        return
+    root = root.absolute()
+    here, rest = Path(root.anchor), list(root.parts[1:])
+    links = 0
+    while len(rest) > 1:
+        step = here / rest.pop(0)
+        facts = step.lstat()
+        if not (_owner_trusted(facts) or _is_unmapped_root(facts.st_uid)):
+            raise PermissionError(0, f"{step} belongs to another user")
+        if stat.S_ISLNK(facts.st_mode):
+            links += 1
+            if links > _MAX_LINKS:
+                raise PermissionError(0, f"{step} is a symbolic link that leads nowhere")
+            target = Path(step.readlink())
+            rest[:0] = target.parts[1:] if target.is_absolute() else target.parts
+            here = Path(target.anchor) if target.is_absolute() else here
+        elif facts.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+            raise PermissionError(0, f"{step} can be changed by every user")
+        else:
+            here = step
+
+
+def _is_unmapped_root(owner: int) -> bool:
+    """Whether `owner` is how root shows in a user namespace that does not map it."""
+    if owner != _OVERFLOW_USER:
+        return False
+    try:
+        count = int(Path("/proc/self/uid_map").read_text(encoding="ascii").split()[2])
+    except (OSError, IndexError, ValueError):
+        return False
+    return count < 2**32 - 1
 
 
 def _owner_trusted(facts: os.stat_result) -> bool:
@@ -222,6 +267,16 @@ def mark_used(path: Path) -> None:
     with contextlib.suppress(OSError):
         if time.time() - stamp.stat().st_mtime > 24 * 3600:
             os.utime(stamp)
+
+
+def _allocated(path: Path) -> int:
+    """Bytes that a file takes on the disk; 0 for none."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return 0
+    blocks = getattr(facts, "st_blocks", 0) * 512
+    return blocks if stat.S_ISREG(facts.st_mode) else 0
 
 
 def _size(path: Path) -> int:

@@ -22,7 +22,13 @@ from runtime_stub.console import (
     show_regions,
 )
 from runtime_stub.environment import Launch
-from runtime_stub.errors import EngineError, InputError, PromptError
+from runtime_stub.errors import (
+    EngineError,
+    InputError,
+    PackChangedError,
+    PromptError,
+    SatchelError,
+)
 from runtime_stub.recipe import SAMPLING, Recipe, check_value, recipe_from
 
 if TYPE_CHECKING:
@@ -387,9 +393,9 @@ def _tell_fallback(engine: Engine) -> None:
         click.echo(f"(The model came without a chat template; {name} is used.)", err=True)
 
 
-def _error_of(event: Failed) -> PromptError | EngineError:
-    kind = PromptError if event.kind in ("prompt", "too-long") else EngineError
-    return kind(event.message, event.hint)
+def _error_of(event: Failed) -> SatchelError:
+    kinds = {"prompt": PromptError, "too-long": PromptError, "changed": PackChangedError}
+    return kinds.get(event.kind, EngineError)(event.message, event.hint)
 
 
 class _Lines:

@@ -59,10 +59,11 @@ def run(command: click.Command, program: str, arguments: list[str], obj: object 
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except BrokenPipeError:
-        # The reader has seen enough. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    except SystemExit as error:
+        # click's answer to a reader that has seen enough, and it keeps Python quiet about it.
+        if isinstance(error.__context__, BrokenPipeError):
+            return 0
+        return error.code if isinstance(error.code, int) else 1
     except Exception as error:  # noqa: BLE001  (the last resort: a bug, said in one line)
         click.echo(f"{program}: unexpected failure: {printable(repr(error))}", err=True)
         if verbose:
@@ -89,7 +90,10 @@ def bytes_text(count: float) -> str:
 
 def echo_json(document: Any) -> None:
     """A document on standard output, for scripts."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        text = json.dumps(document, indent=2)  # a file name that is no text, escaped
+    click.echo(text)
 
 
 def show_regions(regions: list[Region], *, as_json: bool, name: str) -> None:
@@ -105,12 +109,13 @@ def show_regions(regions: list[Region], *, as_json: bool, name: str) -> None:
     else:
         for region in regions:
             verdict = region.problem or "ok"
-            click.echo(f"{region.name:<24} {bytes_text(region.length):>12}  {verdict}")
+            line = f"{region.name:<24} {bytes_text(region.length):>12}  {verdict}"
+            click.echo(printable(line))
     if bad:
         names = ", ".join(region.name for region in bad)
         raise DamagedError(f"{name} is damaged: {names}", "Copy the file again")
     if not as_json:
-        click.echo(f"{name} is intact.")
+        click.echo(printable(f"{name} is intact."))
 
 
 class progress:  # noqa: N801  (used like a function)

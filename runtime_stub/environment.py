@@ -62,8 +62,14 @@ def take(environment: MutableMapping[str, str]) -> Launch:
             del environment[name]
     saved = [name for name in environment if name.startswith(HOST_PREFIX)]
     host = {name.removeprefix(HOST_PREFIX): environment.pop(name) for name in saved}
-    descriptor = int(values["SATCHEL_PACK_FD"])
-    os.set_inheritable(descriptor, False)
+    try:
+        descriptor = int(values["SATCHEL_PACK_FD"])
+        os.set_inheritable(descriptor, False)
+    except (OSError, OverflowError, ValueError):
+        raise InputError(
+            f"SATCHEL_PACK_FD is {values['SATCHEL_PACK_FD']!r}, which is no open file",
+            "Start the pack itself",
+        ) from None
     return Launch(
         descriptor=descriptor,
         path=Path(values["SATCHEL_PACK_PATH"]),

@@ -88,6 +88,11 @@ class PromptError(SatchelError):
     meaning = "the prompt does not fit the context, or its template fails"
 
 
+class PackChangedError(SatchelError):
+    exit_code = 76
+    meaning = "the pack was changed while it was running"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "success",
     1: SatchelError.meaning,
@@ -107,6 +112,7 @@ EXIT_CODES: dict[int, str] = {
             RecipeError,
             CacheError,
             PromptError,
+            PackChangedError,
         )
     },
     70: "launcher: an operating system call failed unexpectedly",
@@ -115,10 +121,7 @@ EXIT_CODES: dict[int, str] = {
     73: "launcher: not enough disk space for the first start",
     74: "launcher: the runtime could not be extracted",
     75: "launcher: the runtime could not be started",
-    76: "the pack was changed while it was running",
     130: "interrupted with Ctrl-C",
 }
 """Every exit code of `satchel` and of a pack, with its meaning; the README's table is checked
 against it. A test checks the launcher's codes against `launcher.c`."""
-
-PACK_CHANGED_EXIT_CODE = 76

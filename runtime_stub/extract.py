@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable
+from io import RawIOBase
 from pathlib import Path
 
 from runtime_stub import cache
@@ -68,19 +69,19 @@ def extract_model(
     if found is not None:
         cache.mark_used(found)
         return found
-    folder = cache.writable_folder(roots, "models", entry.size)
-    final = folder / f"{entry.sha256}.gguf"
-    with cache.lock(final.with_suffix(".lock"), on_wait):
-        if cache.find_model([folder.parent], entry.sha256, entry.size) is None:
-            part = final.with_suffix(".part")
-            try:
+    name = f"{entry.sha256}.part"
+    folder = cache.writable_folder(roots, "models", entry.size, part=name)
+    part, final = folder / name, folder / f"{entry.sha256}.gguf"
+    try:
+        with cache.lock(final.with_suffix(".lock"), on_wait):
+            if cache.find_model([folder.parent], entry.sha256, entry.size) is None:
                 _extract(bundle, entry, part, final, on_start(entry.size))
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise SpaceError(
-                        f"the disk of {folder} is full", "Free some space and start again"
-                    ) from None
-                raise CacheError(f"{part} can't be written: {error.strerror}") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SpaceError(
+                f"the disk of {folder} is full", "Free some space and start again"
+            ) from None
+        raise CacheError(f"{part} can't be written: {error.strerror}") from None
     return final
 
 
@@ -94,11 +95,18 @@ def _extract(bundle: Bundle, entry: Entry, part: Path, final: Path, progress: Pr
             file.seek(sum(chunk.size for chunk in chunks[:done]))
             file.truncate()
             for chunk in chunks[done:]:
-                file.write(decode_chunk(bundle, entry, chunk))
+                _write(file, decode_chunk(bundle, entry, chunk))
                 progress(chunk.size)
         cache.finish_file(descriptor, part, final)
     finally:
         os.close(descriptor)
+
+
+def _write(file: RawIOBase, data: bytes) -> None:
+    """All of `data`: an unbuffered file takes less at once when the disk is nearly full."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) or 0 :]
 
 
 def _verified(

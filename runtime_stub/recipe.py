@@ -123,9 +123,14 @@ def check(
 def check_value(key: str, value: Any, setting: Setting, where: str) -> Any:
     """`value` if it fits `setting`; raises RecipeError with both if it does not."""
     if setting.kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if not isinstance(value, setting.kind) or isinstance(value, bool):
         raise RecipeError(f"{where}: {key} must be {_TYPE_NAMES[setting.kind]}, not {value!r}")
+    if isinstance(value, str) and not _is_clean(value):
+        raise RecipeError(f"{where}: {key} holds characters that are no text: {value[:40]!r}")
     if setting.choices and value not in setting.choices:
         raise RecipeError(
             f"{where}: {key} must be one of {', '.join(setting.choices)}, not {value!r}"
@@ -140,10 +145,18 @@ def check_value(key: str, value: Any, setting: Setting, where: str) -> Any:
     return value
 
 
+def _is_clean(text: str) -> bool:
+    """No zero character, which ends texts in C, and no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 _TYPE_NAMES: dict[type, str] = {str: "text", int: "a whole number", float: "a number"}
 
 
 def _unknown(key: str, known: list[str], where: str) -> RecipeError:
+    tables = [name for name, table in TABLES.items() if name in known and key in table]
+    if tables:
+        return RecipeError(f"{where}: unknown key {key!r}", f"It belongs under [{tables[0]}]")
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     hint = f"Did you mean {near[0]!r}?" if near else f"Valid keys: {', '.join(sorted(known))}"
     return RecipeError(f"{where}: unknown key {key!r}", hint)

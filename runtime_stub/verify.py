@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from runtime_stub.bundle import FOOTER_SIZE, FOOTER_WINDOW, Bundle, read_at
+from runtime_stub.bundle import FOOTER_SIZE, FOOTER_WINDOW, Bundle, read_at, sidecar_name
 from runtime_stub.errors import SatchelError
 from runtime_stub.manifest import RAW, Entry
 
@@ -32,7 +32,7 @@ def verify(bundle: Bundle, progress: Callable[[int], None]) -> list[Region]:
     `progress` is called with numbers of bytes as they are dealt with, from several threads.
     """
     regions = [
-        _check_entry(bundle, entry, progress)
+        check_entry(bundle, entry, progress)
         for entry in sorted(bundle.manifest.entries, key=lambda entry: entry.offset)
     ]
     regions += _check_cross_references(bundle)
@@ -43,7 +43,8 @@ def verify(bundle: Bundle, progress: Callable[[int], None]) -> list[Region]:
     return regions
 
 
-def _check_entry(bundle: Bundle, entry: Entry, progress: Callable[[int], None]) -> Region:
+def check_entry(bundle: Bundle, entry: Entry, progress: Callable[[int], None]) -> Region:
+    """Check the stored bytes of one entry; `progress` is as for `verify`."""
     try:
         problem = (
             _check_chunks(bundle, entry, progress)
@@ -114,10 +115,34 @@ def _check_padding(bundle: Bundle) -> Iterator[Region]:
     for offset, length in spans:
         if offset < position:
             yield Region("layout", offset, position - offset, "two parts overlap")
-        elif any(read_at(bundle.descriptor, position, offset - position)):
+        elif not _is_zero(bundle.descriptor, position, offset):
             yield Region("padding", position, offset - position, "it is not zero")
         position = max(position, offset + length)
+    yield from _check_sidecar_ends(bundle)
     trailing = os.fstat(bundle.descriptor).st_size - footer.pack_size
     if trailing:
         problem = "" if trailing <= FOOTER_WINDOW else "it is too long"
         yield Region("signature (not ours, not checked)", footer.pack_size, trailing, problem)
+
+
+def _is_zero(descriptor: int, start: int, end: int) -> bool:
+    return not any(
+        any(read_at(descriptor, position, min(_BLOCK, end - position)))
+        for position in range(start, end, _BLOCK)
+    )
+
+
+def _check_sidecar_ends(bundle: Bundle) -> Iterator[Region]:
+    """A sidecar ends where its last entry does."""
+    lasts: dict[str, Entry] = {}
+    for entry in sorted(bundle.manifest.entries, key=lambda entry: entry.offset + entry.length):
+        if entry.file is not None:
+            lasts[entry.file] = entry
+    for name, entry in lasts.items():
+        end = entry.offset + entry.length
+        try:
+            extra = os.fstat(bundle.descriptor_of(entry)).st_size - end
+        except SatchelError:
+            continue  # said of the entry itself
+        if extra:
+            yield Region(sidecar_name(name), end, extra, "it is longer than it was")

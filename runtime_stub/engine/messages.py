@@ -110,7 +110,8 @@ class Failed:
     """The last event of a request that could not be answered."""
 
     kind: str
-    """One of "prompt" or "too-long" (the request's own fault), "engine" or "closed"."""
+    """One of "prompt" or "too-long" (the request's own fault), "engine", "closed" (the engine was
+    stopped) or "changed" (the model's file was, while it was in use)."""
     message: str
     hint: str = ""
 

@@ -40,7 +40,8 @@ struct unpacking {
     uint64_t left;        /* bytes it still lacks */
     bool complete;
     int64_t started; /* for the progress line */
-    int shown;
+    int percent; /* shown last */
+    int shown;   /* length of the progress line, 0 without */
 };
 
 static enum verdict fail_file(struct unpacking *unpacking, const char *path)
@@ -152,10 +153,12 @@ static enum verdict feed(struct unpacking *unpacking, const uint8_t *data, size_
 static void show_progress(struct unpacking *unpacking, uint64_t done)
 {
     char line[256], name[128];
-    if (milliseconds() - unpacking->started < PROGRESS_QUIET_MS || !isatty(STDERR_FILENO))
-        return;
-    escape(name, sizeof name, program_name);
     int percent = (int)(done * 100 / unpacking->pack->footer.runtime_length);
+    if (percent == unpacking->percent || milliseconds() - unpacking->started < PROGRESS_QUIET_MS
+        || !isatty(STDERR_FILENO))
+        return;
+    unpacking->percent = percent;
+    escape(name, sizeof name, program_name);
     unpacking->shown = snprintf(line, sizeof line, "\r%s: first start, unpacking … %2d %%", name,
                                 percent);
     if (write(STDERR_FILENO, line, (size_t)unpacking->shown) < 0)
