@@ -20,10 +20,9 @@ TARGETS = {
 }
 """What `zig cc` calls the platforms it can build a launcher for."""
 
-FLAGS = (
-    "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s",
-    "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections",
-)  # fmt: skip
+_COMPILE = ("-std=c11", "-O2", "-ffunction-sections", "-fdata-sections")
+_CHECKED = ("-Wall", "-Wextra", "-Werror")
+_LINK = ("-static", "-s", "-pthread", "-Wl,--gc-sections")
 
 
 def build_cache() -> Path:
@@ -44,18 +43,18 @@ def build_launcher(checkout: Path, platform: str) -> Path:
     folder = checkout / "runtime_stub" / "launcher"
     sources = sorted(folder.glob("*.c"))
     headers = sorted(folder.glob("*.h"))
-    key = _digest([*sources, *headers, zstd / "zstd.c"], (*FLAGS, target, _zig_version()))
-    launcher = build_cache() / f"launcher-{key[:20]}" / "launcher"
-    if launcher.is_file():
-        return launcher
-    launcher.parent.mkdir(parents=True, exist_ok=True)
-    part = launcher.with_suffix(f".{os.getpid()}.part")
-    command = [
-        sys.executable, "-m", "ziglang", "cc", "-target", target, *FLAGS,
-        f"-I{zstd}", *map(str, sources), str(zstd / "zstd.c"), "-o", str(part),
-    ]  # fmt: skip
-    _run(command, "the launcher does not compile")
-    part.replace(launcher)
+    compiler = (sys.executable, "-m", "ziglang", "cc", "-target", target, *_COMPILE)
+    version = _zig_version()
+    decoder = (
+        build_cache() / f"zstd-{_digest([zstd / 'zstd.c'], (target, version, *_COMPILE))[:20]}.o"
+    )
+    if not decoder.is_file():
+        _run([*compiler, "-w", "-c", str(zstd / "zstd.c")], decoder, "zstd does not compile")
+    key = _digest([*sources, *headers, decoder], (target, version, *_COMPILE, *_CHECKED, *_LINK))
+    launcher = build_cache() / f"launcher-{key[:20]}"
+    if not launcher.is_file():
+        own = (*_CHECKED, "-isystem", str(zstd), *map(str, sources), str(decoder), *_LINK)
+        _run([*compiler, *own], launcher, "the launcher does not compile")
     return launcher
 
 
@@ -72,7 +71,7 @@ def zstd_source(checkout: Path) -> Path:
             "--no-deps", "--no-binary=:all:", "--no-build-isolation", "--require-hashes",
             f"--dest={work}", "-r", str(lock),
         ]  # fmt: skip
-        _run(command, "zstd's sources can't be downloaded")
+        _check(command, "zstd's sources can't be downloaded")
         archive = next(Path(work).glob("zstandard-*.tar.gz"))
         with tarfile.open(archive) as tar:
             for name in ("zstd.h", "zstd_errors.h", "zdict.h", "zstd.c"):
@@ -87,7 +86,15 @@ def zstd_source(checkout: Path) -> Path:
     return folder
 
 
-def _run(command: list[str], problem: str) -> None:
+def _run(compiler: list[str], output: Path, problem: str) -> None:
+    """Compile to `output`, which appears only when it is whole."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{os.getpid()}-{output.name}")
+    _check([*compiler, "-o", str(part)], problem)
+    part.replace(output)
+
+
+def _check(command: list[str], problem: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise StubError(f"{problem}:\n{(result.stderr or result.stdout)[-3000:]}")

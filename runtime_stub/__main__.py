@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from runtime_stub import environment
@@ -18,9 +19,16 @@ def start() -> int:
         return error.exit_code
     from runtime_stub.children import take_pack_name
     from runtime_stub.cli import main
+    from runtime_stub.console import INTERRUPTED
 
     take_pack_name(launch)
-    return main(launch)
+    try:
+        if launch.interrupt_held:
+            # A Ctrl-C that came while the interpreter was setting itself up arrives now.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        return main(launch)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

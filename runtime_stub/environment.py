@@ -27,6 +27,9 @@ LAUNCHER_VARIABLES: dict[str, str] = {
     "SATCHEL_CACHE_ROOT": "cache folder that it lies in",
     "SATCHEL_ARGV0": "how the pack was called",
 }
+INTERRUPT_HELD = "SATCHEL_SIGINT_HELD"
+"""Set when the launcher holds SIGINT back until the runtime is ready to take it."""
+
 BOOTLOADER_VARIABLES = ("LD_LIBRARY_PATH", "_PYI_ARCHIVE_FILE", "_PYI_PARENT_PROCESS_LEVEL")
 """Preset by the launcher so that PyInstaller's bootloader does not execute itself again."""
 
@@ -42,6 +45,8 @@ class Launch:
     argv0: str
     host_environment: dict[str, str]
     """The complete environment for host programs: as it was before the launcher."""
+    interrupt_held: bool = False
+    """Whether SIGINT is blocked and waits to be let through."""
 
 
 def take(environment: MutableMapping[str, str]) -> Launch:
@@ -57,6 +62,7 @@ def take(environment: MutableMapping[str, str]) -> Launch:
             "Start the pack itself",
         )
     values = {name: environment.pop(name) for name in LAUNCHER_VARIABLES}
+    interrupt_held = environment.pop(INTERRUPT_HELD, "") == "1"
     for name in list(environment):
         if name in BOOTLOADER_VARIABLES or name.startswith("_PYI_"):
             del environment[name]
@@ -77,4 +83,5 @@ def take(environment: MutableMapping[str, str]) -> Launch:
         cache_root=Path(values["SATCHEL_CACHE_ROOT"]),
         argv0=values["SATCHEL_ARGV0"],
         host_environment={**environment, **host},
+        interrupt_held=interrupt_held,
     )

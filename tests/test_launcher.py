@@ -36,24 +36,19 @@ from launcher_packs import (
     write_program,
 )
 
+from packer.launcher_build import build_cache, build_launcher, zstd_source
+from packer.stub import CHECKOUT, this_platform
 from runtime_stub import archive, bundle, cache, environment
 from runtime_stub.errors import EXIT_CODES
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the Linux launcher")
 
-SOURCES = Path(__file__).resolve().parent.parent / "runtime_stub" / "launcher"
+SOURCES = CHECKOUT / "runtime_stub" / "launcher"
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
 NOBODY = 65534
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
-
-
-def _zstd_source() -> Path:
-    folder = os.environ.get("SATCHEL_ZSTD_SOURCE")
-    if not folder:
-        pytest.skip("SATCHEL_ZSTD_SOURCE (the folder of zstd.c and zstd.h) is not set")
-    return Path(folder)
 
 
 def _key(inputs: object, files: list[Path]) -> str:
@@ -65,10 +60,10 @@ def _key(inputs: object, files: list[Path]) -> str:
 
 def _build(compiler: list[str], linking: list[str]) -> Path:
     """Compile the launcher once per state of its sources; zstd apart, because it takes long."""
-    zstd = _zstd_source()
+    zstd = zstd_source(CHECKOUT)
     sources = sorted(SOURCES.glob("*.[ch]"))
-    folder = Path(tempfile.gettempdir()) / f"satchel-test-launcher-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = build_cache() / "checked-launcher"
+    folder.mkdir(parents=True, exist_ok=True)
     decoder = folder / f"zstd-{_key(compiler, [zstd / 'zstd.c'])}.o"
     built = folder / f"launcher-{_key([compiler, linking], [*sources, zstd / 'zstd.c'])}"
     if not decoder.exists():
@@ -89,10 +84,7 @@ def _build(compiler: list[str], linking: list[str]) -> Path:
 def launcher() -> Path:
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("ziglang is not installed")
-    flags = "-std=c11 -O2 -ffunction-sections -fdata-sections"
-    target = f"{os.uname().machine}-linux-musl"
-    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", target, *flags.split()]
-    return _build(compiler, ["-static", "-s", "-pthread", "-Wl,--gc-sections"])
+    return build_launcher(CHECKOUT, this_platform())
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -63,16 +64,26 @@ static bool is_launchers(const char *entry)
 {
     static const char *const names[] = {"SATCHEL_PACK_FD",    "SATCHEL_PACK_PATH",
                                         "SATCHEL_RUNTIME",    "SATCHEL_CACHE_ROOT",
-                                        "SATCHEL_ARGV0",      NULL};
+                                        "SATCHEL_ARGV0",      "SATCHEL_SIGINT_HELD", NULL};
     return starts_with(entry, "SATCHEL_HOST_") || starts_with(entry, "_PYI_")
            || is_any_variable(entry, names);
+}
+
+/* Hold Ctrl-C back until the runtime can take it: an interpreter that is interrupted while it sets
+ * itself up dies with a traceback. False if the caller holds it back already, or ignores it. */
+static bool hold_interrupt(void)
+{
+    sigset_t interrupt, before;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    return sigprocmask(SIG_BLOCK, &interrupt, &before) == 0 && sigismember(&before, SIGINT) == 0;
 }
 
 /* The runtime's environment; environment.py is the other side of this contract. */
 static char **runtime_environment(char **host, const struct pack *pack, const struct cache *cache,
                                   bool chosen, const char *runtime, const char *argv0)
 {
-    const size_t added = 9 + 1;
+    const size_t added = 10 + 1;
     size_t count = 0, used = 0;
     while (host[count] != NULL)
         count++;
@@ -90,6 +101,8 @@ static char **runtime_environment(char **host, const struct pack *pack, const st
     environment[used++] = text_of("LD_LIBRARY_PATH=%s/_internal", runtime);
     environment[used++] = text_of("_PYI_ARCHIVE_FILE=%s/%s", runtime, PROGRAM_FILE);
     environment[used++] = text_of("_PYI_PARENT_PROCESS_LEVEL=0");
+    if (hold_interrupt())
+        environment[used++] = text_of("SATCHEL_SIGINT_HELD=1");
     if (chosen)
         environment[used++] = text_of("SATCHEL_CACHE=%s", cache->root);
     environment[used] = NULL;
