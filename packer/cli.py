@@ -238,7 +238,7 @@ def stub_build(output: Path | None) -> None:
     from packer.stub_build import build_stub, contents_table
 
     started = time.monotonic()
-    found = build_stub(output, lambda text: click.echo(f"   {text}", err=True))
+    found = build_stub(output, lambda text: click.echo(f"   {text}"))
     click.echo(
         f"{found.path}: {bytes_text(found.size)} in {time.monotonic() - started:.1f} s; "
         "it unpacks to:"

@@ -184,7 +184,7 @@ def find_footer(descriptor: int) -> tuple[Footer, int]:
     window = min(size, FOOTER_SIZE + FOOTER_WINDOW)
     tail = read_at(descriptor, size - window, window)
     found: DamagedError | FormatError | UnsupportedError | None = None
-    position = tail.rfind(MAGIC)
+    position = tail.rfind(MAGIC, 0, max(0, window - FOOTER_SIZE + len(MAGIC)))
     while position >= 0:
         offset = size - window + position
         try:

@@ -289,7 +289,7 @@ class TestBundle:
 
     def test_overwritten_while_open(self, stub_copy: Path) -> None:
         with s.opened(stub_copy) as bundle:
-            os.truncate(stub_copy, 70_000)
+            os.truncate(stub_copy, 65_600)
             with pytest.raises(DamagedError, match="cut short inside 'runtime'"):
                 bundle.read(bundle.entry("runtime"))
 

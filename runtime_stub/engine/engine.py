@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from runtime_stub.engine.context import Context, ContextSize, choose_context, fitting_context
 from runtime_stub.engine.hardware import read_hardware
@@ -30,8 +31,12 @@ from runtime_stub.engine.messages import (
 from runtime_stub.engine.scheduler import Job, Scheduler, Sink
 from runtime_stub.errors import EngineError, PromptError, SatchelError
 
+if TYPE_CHECKING:
+    from runtime_stub.engine.prompt import PromptBuilder
+
 FIT_ANSWER = 2048
 """Room for the answer, in tokens, where a request names no limit and the context fits it."""
+_CLOSED = "the engine is shutting down"
 
 
 class Ticket:
@@ -55,7 +60,11 @@ class Engine:
         self._status = Status("loading")
         self._facts: ModelFacts | None = None
         self._settled = threading.Event()
+        self._lock = threading.Lock()
         self._closing = False
+        self._unfinished: set[Job] = set()
+        """Every request that has not had its last event yet. Guarded by the lock, as is
+        `_closing`, so that none slips in after the rest was told that it is over."""
         self._intake: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._work: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._run_worker, name="engine", daemon=True)
@@ -80,18 +89,21 @@ class Engine:
         """
         if not self._settled.wait(timeout):
             return False
-        if self._status.state == "failed":
-            raise EngineError(self._status.message)
+        if self._status.state != "ready":
+            raise EngineError(self._status.message or _CLOSED)
         return True
 
     def submit(self, request: Request, sink: Sink) -> Ticket:
         """Queue a request. `sink` gets its events from the engine's threads, in order,
         the last one Finished or Failed; it must return quickly."""
-        job = Job(request, sink)
-        if self._closing:
-            sink(Failed("closed", "the engine is shutting down"))
-        else:
-            self._intake.put(job)
+        job = Job(request, sink, self._forget)
+        with self._lock:
+            accepted = not self._closing
+            if accepted:
+                self._unfinished.add(job)
+                self._intake.put(job)
+        if not accepted:
+            job.send(Failed("closed", self._status.message or _CLOSED))
         return Ticket(job)
 
     def answer(self, request: Request) -> Iterator[Event]:
@@ -108,35 +120,42 @@ class Engine:
             ticket.cancel()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Stop both threads; requests in flight fail. Memory goes with the process."""
-        self._closing = True
-        self._intake.put(None)
+        """Stop both threads and release the model; requests in flight fail."""
+        with self._lock:
+            self._closing = True
+            self._intake.put(None)
         self._work.put(None)
-        self._worker.join(timeout)
+        if threading.current_thread() not in (self._worker, self._preparer):
+            self._worker.join(timeout)
+
+    def _forget(self, job: Job) -> None:
+        with self._lock:
+            self._unfinished.discard(job)
 
     def _run_intake(self) -> None:
-        # Imported while the model loads in the other thread.
-        from runtime_stub.engine.prompt import PromptBuilder
-
         builder: PromptBuilder | None = None
         while (job := self._intake.get()) is not None:
-            self._settled.wait()
-            if self._status.state != "ready":
-                job.sink(Failed("engine", self._status.message or "the engine is shutting down"))
-                continue
             try:
+                # Imported while the model loads in the other thread.
+                from runtime_stub.engine.prompt import PromptBuilder
+
+                self._settled.wait()
+                if self._status.state != "ready":
+                    kind = "engine" if self._status.state == "failed" else "closed"
+                    job.send(Failed(kind, self._status.message or _CLOSED))
+                    continue
                 if builder is None:
                     builder = PromptBuilder(self._model, self._settings.template)
-                    self._facts = replace(self._known_facts(), template=builder.origin)
+                    self._note(template=builder.origin)
                 job.tokens = builder.tokens(job.request)
             except PromptError as error:
-                job.sink(Failed("prompt", error.message, error.hint))
+                job.send(Failed("prompt", error.message, error.hint))
                 continue
             except SatchelError as error:
-                job.sink(Failed("engine", error.message, error.hint))
+                job.send(Failed("engine", error.message, error.hint))
                 continue
             except Exception as error:  # noqa: BLE001  (the thread must outlive any prompt)
-                job.sink(Failed("prompt", f"the prompt can't be read: {error!r}"))
+                job.send(Failed("prompt", f"the prompt can't be read: {error!r}"))
                 continue
             self._work.put(job)
 
@@ -145,6 +164,8 @@ class Engine:
             self._load()
         except SatchelError as error:
             self._status = Status("failed", message=str(error))
+            if self._closing:  # then the reason is that loading was broken off
+                self._status = Status("closed", message=_CLOSED)
             return
         except Exception as error:  # noqa: BLE001  (reported, not lost with the thread)
             self._status = Status("failed", message=f"the engine failed to start: {error!r}")
@@ -155,12 +176,23 @@ class Engine:
         try:
             while not self._closing:
                 scheduler = self._turn(scheduler)
+            self._status = Status("closed", message=_CLOSED)
         except Exception as error:  # noqa: BLE001  (a bug here must end the requests, visibly)
             self._status = Status("failed", message=f"the engine failed: {error!r}")
+        kind = "engine" if self._status.state == "failed" else "closed"
+        with self._lock:
             self._closing = True
+            self._intake.put(None)
+            rest = list(self._unfinished)
+        for job in rest:
+            job.send(Failed(kind, self._status.message))
+        # The intake reads the vocabulary; samplers, context and model go in this order.
+        self._preparer.join()
         if scheduler is not None:
-            scheduler.fail_all(Failed("closed", self._status.message or "the engine was stopped"))
-        self._refuse_rest()
+            scheduler.close()
+        if self._context is not None:
+            self._context.free()
+        self._model.free()
 
     def _load(self) -> None:
         from runtime_stub.engine.model import load_model
@@ -175,29 +207,36 @@ class Engine:
         self._context: Context | None = None
         if self._settings.context != FIT_REQUEST:
             self._make_context(choose_context(self._model, self._settings, hardware))
+        self._note()
         self._status = Status("ready", progress=1.0)
-        self._facts = self._known_facts()
 
     def _make_context(self, size: ContextSize) -> Context:
         if self._context is not None:
             self._context.free()
-        self._context = Context(self._model, size, self._settings, self._threads)
-        return self._context
+            self._context = None
+        context = Context(self._model, size, self._settings, self._threads)
+        self._context = context
+        self._note(context=size.tokens, context_reason=size.reason)
+        return context
 
-    def _known_facts(self) -> ModelFacts:
+    def _note(self, **changes: Any) -> None:
+        """Update what `facts` tells."""
+        with self._lock:
+            self._facts = replace(self._facts or self._first_facts(), **changes)
+
+    def _first_facts(self) -> ModelFacts:
         from runtime_stub.engine.library import cpu_variant
 
-        size = self._context.size if self._context is not None else ContextSize(0, "as needed")
         return ModelFacts(
             description=self._model.description(),
             parameters=self._model.parameters,
             size=self._model.size,
             trained_context=self._model.trained_context,
-            context=size.tokens,
-            context_reason=size.reason,
+            context=0,
+            context_reason="as needed",
             threads=self._threads,
             cpu_variant=cpu_variant(),
-            template=self._facts.template if self._facts is not None else "",
+            template="",
         )
 
     def _turn(self, scheduler: Scheduler | None) -> Scheduler | None:
@@ -231,16 +270,6 @@ class Engine:
             if context is None:
                 context = self._make_context(fitting_context(self._model, needed))
         except EngineError as error:
-            job.sink(Failed("engine", error.message, error.hint))
+            job.send(Failed("engine", error.message, error.hint))
             return None
         return Scheduler(self._model, context, self._settings.parallel)
-
-    def _refuse_rest(self) -> None:
-        for pending in (self._work, self._intake):
-            while True:
-                try:
-                    job = pending.get(block=False)
-                except queue.Empty:
-                    break
-                if job is not None:
-                    job.sink(Failed("closed", "the engine is shutting down"))

@@ -21,7 +21,9 @@ _backend: list[str] = []
 _callback: Any = None
 
 
-@functools.cache
+_opening = threading.Lock()
+
+
 def library() -> Any:
     """The low-level `llama_cpp.llama_cpp` module, with the best CPU backend loaded.
 

@@ -21,6 +21,7 @@ class Model:
         llama = library()
         self.handle = handle
         self._vocabulary = llama.llama_model_get_vocab(handle)
+        self.vocabulary_size = int(llama.llama_vocab_n_tokens(self._vocabulary))
         self.trained_context = int(llama.llama_model_n_ctx_train(handle))
         self.size = int(llama.llama_model_size(handle))
         self.parameters = int(llama.llama_model_n_params(handle))
@@ -147,8 +148,13 @@ def _open_stream(source: ModelSource) -> tuple[ctypes.c_void_p, Callable[[], obj
     libc.fdopen.argtypes = [ctypes.c_int, ctypes.c_char_p]
     libc.fseeko.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
     libc.fclose.argtypes = [ctypes.c_void_p]
-    stream = libc.fdopen(_own_description(source.descriptor), b"rb")
-    if not stream or libc.fseeko(stream, source.offset, os.SEEK_SET):
+    descriptor = _own_description(source.descriptor)
+    stream = libc.fdopen(descriptor, b"rb")
+    if not stream:
+        os.close(descriptor)
+        raise EngineError("the model can't be read from the pack")
+    if libc.fseeko(stream, source.offset, os.SEEK_SET):
+        libc.fclose(stream)
         raise EngineError("the model can't be read from the pack")
     return ctypes.c_void_p(stream), lambda: libc.fclose(stream)
 

@@ -12,12 +12,12 @@ from runtime_stub.engine.messages import Sampling
 class Sampler:
     """A native sampler chain with its state. Belongs to the thread that owns the context."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, vocabulary_size: int) -> None:
         llama = library()
         self._chain: Any = llama.llama_sampler_chain_init(
             llama.llama_sampler_chain_default_params()
         )
-        for stage in _stages(llama, sampling):
+        for stage in _stages(llama, sampling, vocabulary_size):
             llama.llama_sampler_chain_add(self._chain, stage)
 
     def sample(self, context: Any, index: int) -> int:
@@ -35,7 +35,13 @@ class Sampler:
             self._chain = None
 
 
-def _stages(llama: Any, sampling: Sampling) -> list[Any]:
+_COLDEST = 1e-5
+"""Dividing by less overflows; below it the most likely token is taken."""
+_WEAKEST_PENALTY = 0.01
+"""llama.cpp wants a factor above 0."""
+
+
+def _stages(llama: Any, sampling: Sampling, vocabulary_size: int) -> list[Any]:
     stages = []
     if (
         sampling.repeat_penalty != 1.0
@@ -44,13 +50,14 @@ def _stages(llama: Any, sampling: Sampling) -> list[Any]:
     ):
         stages.append(
             llama.llama_sampler_init_penalties(
+                vocabulary_size,
                 sampling.repeat_last_n,
-                sampling.repeat_penalty,
+                max(sampling.repeat_penalty, _WEAKEST_PENALTY),
                 sampling.frequency_penalty,
                 sampling.presence_penalty,
             )
         )
-    if sampling.temperature <= 0:
+    if sampling.temperature < _COLDEST:
         stages.append(llama.llama_sampler_init_greedy())
         return stages
     if sampling.top_k > 0:

@@ -43,78 +43,23 @@ _MAX_BITS = 4096
 _NODE = 64
 """What one item of nested data costs."""
 
-_PLAIN_FILTERS = frozenset(
-    [
-        "attr",
-        "count",
-        "d",
-        "default",
-        "first",
-        "items",
-        "last",
-        "length",
-        "list",
-        "map",
-        "reject",
-        "rejectattr",
-        "select",
-        "selectattr",
-    ]
-)
+# fmt: off
+_PLAIN_FILTERS = frozenset((
+    "attr", "count", "d", "default", "first", "items", "last", "length", "list", "map",
+    "reject", "rejectattr", "select", "selectattr",
+))
 """Filters that neither show nor compare what they are given."""
-_READING_FILTERS = frozenset(
-    [
-        "abs",
-        "capitalize",
-        "dictsort",
-        "e",
-        "escape",
-        "float",
-        "groupby",
-        "indent",
-        "int",
-        "join",
-        "lower",
-        "max",
-        "min",
-        "replace",
-        "reverse",
-        "round",
-        "safe",
-        "sort",
-        "string",
-        "sum",
-        "title",
-        "tojson",
-        "trim",
-        "truncate",
-        "unique",
-        "upper",
-        "wordcount",
-    ]
-)
-_READING_TESTS = frozenset(
-    [
-        "eq",
-        "equalto",
-        "==",
-        "ne",
-        "!=",
-        "lt",
-        "lessthan",
-        "<",
-        "gt",
-        "greaterthan",
-        ">",
-        "le",
-        "<=",
-        "ge",
-        ">=",
-        "in",
-        "upper",
-        "lower",
-    ]
-)
+_READING_FILTERS = frozenset((
+    "abs", "capitalize", "dictsort", "e", "escape", "float", "groupby", "indent", "int",
+    "join", "lower", "max", "min", "replace", "reverse", "round", "safe", "sort", "string",
+    "sum", "title", "tojson", "trim", "truncate", "unique", "upper", "wordcount",
+))
+"""All other filters that exist here: Jinja's rest is not used by chat templates."""
+_READING_TESTS = frozenset((
+    "eq", "equalto", "==", "ne", "!=", "lt", "lessthan", "<", "gt", "greaterthan", ">",
+    "le", "<=", "ge", ">=", "in", "upper", "lower",
+))
+# fmt: on
 _FORBIDDEN_METHODS = frozenset(
     ["encode", "expandtabs", "format_map", "fromhex", "maketrans", "to_bytes", "translate"]
 )

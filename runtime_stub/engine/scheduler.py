@@ -8,6 +8,7 @@ next turn of the same chat reads only what is new.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,15 +23,34 @@ from runtime_stub.engine.stream import TextStream
 Sink = Callable[[Event], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """A request on its way, with its prompt's tokens."""
 
     request: Request
     sink: Sink
+    on_end: Callable[[Job], None] | None = None
+    """Called before the last event is sent."""
     tokens: list[int] = field(default_factory=list)
     cancelled: bool = False
     """Set from any thread; seen at the next step."""
+    _ended: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, event: Event) -> None:
+        """Pass an event on. Nothing follows Finished or Failed, whichever thread sends it;
+        a sink that raises hurts its own request only."""
+        ends = isinstance(event, (Finished, Failed))
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = ends
+        if ends and self.on_end is not None:
+            self.on_end(self)
+        try:
+            self.sink(event)
+        except Exception:  # noqa: BLE001  (a face's mistake must not end all others' requests)
+            self.cancelled = True
 
 
 @dataclass
@@ -74,7 +94,7 @@ class Scheduler:
         """Take a request in; it starts as soon as a slot is free."""
         limit = self._context.size.tokens
         if len(job.tokens) >= limit:
-            job.sink(
+            job.send(
                 Failed(
                     "too-long",
                     f"the prompt has {len(job.tokens):,} tokens and the context holds {limit:,}",
@@ -102,13 +122,18 @@ class Scheduler:
     def fail_all(self, event: Failed) -> None:
         """End everything that runs or waits with `event`, and forget all cached tokens."""
         for job in self._waiting:
-            job.sink(event)
+            job.send(event)
         self._waiting.clear()
         for slot in self._slots:
             if slot.job is not None:
-                slot.job.sink(event)
+                slot.job.send(event)
                 self._release(slot)
             self._empty(slot)
+
+    def close(self) -> None:
+        """Release the samplers, without a word to anyone."""
+        for slot in self._slots:
+            self._release(slot)
 
     def _drop_cancelled(self) -> None:
         for slot in self._slots:
@@ -116,16 +141,26 @@ class Scheduler:
                 self._finish(slot, "cancelled")
         for job in [job for job in self._waiting if job.cancelled]:
             self._waiting.remove(job)
-            job.sink(Finished("cancelled", Usage(len(job.tokens), 0, 0, 0.0, 0.0)))
+            job.send(Finished("cancelled", Usage(len(job.tokens), 0, 0, 0.0, 0.0)))
 
     def _admit(self) -> None:
         while self._waiting:
             free = [slot for slot in self._slots if slot.job is None]
             if not free:
                 return
+            if self._context.size.tokens < self._held() + len(self._waiting[0].tokens) + 1:
+                return  # it would only push out one of those that run
             job = self._waiting.popleft()
             best = max(free, key=lambda slot: (_common(slot.tokens, job.tokens), -slot.last_used))
             self._start(best, job)
+
+    def _held(self) -> int:
+        """Tokens of context that running requests hold or are about to."""
+        return sum(
+            max(len(slot.tokens), len(slot.job.tokens)) + 1
+            for slot in self._slots
+            if slot.job is not None
+        )
 
     def _start(self, slot: _Slot, job: Job) -> None:
         # The last token is always read again: its logits are what the answer starts from.
@@ -133,7 +168,7 @@ class Scheduler:
         kept = self._context.keep(slot.sequence, common)
         slot.tokens = job.tokens[:kept]
         slot.job = job
-        slot.sampler = Sampler(job.request.sampling)
+        slot.sampler = Sampler(job.request.sampling, self._model.vocabulary_size)
         if job.request.sampling.repeat_last_n:
             for token in job.tokens[-job.request.sampling.repeat_last_n :]:
                 slot.sampler.accept(token)
@@ -150,7 +185,7 @@ class Scheduler:
             slot.pending = []
             if slot.job is not None and slot.next_token is not None:
                 slot.output_index = self._feed(slot, slot.next_token, output=True)
-        for slot in self._slots:
+        for slot in sorted(self._slots, key=lambda slot: slot.started):
             if slot.job is None or slot.next_token is not None:
                 continue
             prompt = slot.job.tokens
@@ -174,7 +209,7 @@ class Scheduler:
                 continue
             if slot.next_token is None:
                 slot.first_token = time.monotonic()
-                slot.job.sink(PromptRead(len(slot.job.tokens), slot.cached))
+                slot.job.send(PromptRead(len(slot.job.tokens), slot.cached))
             token = slot.sampler.sample(self._context.handle, slot.output_index)
             slot.next_token = token
             self._take(slot, slot.job, token)
@@ -187,7 +222,7 @@ class Scheduler:
         slot.generated += 1
         text = slot.text.feed(self._model.piece(token))
         if text:
-            job.sink(Text(text))
+            job.send(Text(text))
         limit = job.request.max_tokens
         if slot.text.stopped:
             self._finish(slot, "stop")
@@ -202,10 +237,10 @@ class Scheduler:
             return
         rest = slot.text.finish()
         if rest:
-            job.sink(Text(rest))
+            job.send(Text(rest))
         now = time.monotonic()
         first = slot.first_token if slot.first_token >= slot.started else now
-        job.sink(
+        job.send(
             Finished(
                 reason,
                 Usage(
@@ -228,11 +263,10 @@ class Scheduler:
             slot.sampler = None
 
     def _make_room(self) -> None:
-        """The cache is full: forget idle slots first, then end the longest request."""
+        """The cache is full: forget an idle slot, or else end the longest request."""
         idle = [slot for slot in self._slots if slot.job is None and slot.tokens]
         if idle:
-            for slot in idle:
-                self._empty(slot)
+            self._empty(min(idle, key=lambda slot: slot.last_used))
             return
         busy = [slot for slot in self._slots if slot.job is not None]
         self._finish(max(busy, key=lambda slot: len(slot.tokens)), "length")

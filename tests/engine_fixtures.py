@@ -1,0 +1,122 @@
+"""What the tests of engine, server and chat share: the sample model, and scripted engines."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime_stub.engine.engine import Engine
+from runtime_stub.engine.messages import (
+    EngineSettings,
+    Event,
+    Finished,
+    ModelSource,
+    Request,
+    Sampling,
+    Status,
+    Text,
+    Usage,
+)
+from runtime_stub.engine.scheduler import Sink
+
+SAMPLE_VARIABLE = "SATCHEL_SAMPLE_MODEL"
+NO_USAGE = Usage(0, 0, 0, 0.0, 0.0)
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="session")
+def sample_model() -> Path:
+    """The sample model's GGUF; the test is skipped where there is none."""
+    name = os.environ.get(SAMPLE_VARIABLE)
+    if not name:
+        pytest.skip(f"{SAMPLE_VARIABLE} names no model")
+    return Path(name)
+
+
+@pytest.fixture(scope="session")
+def sample_source(sample_model: Path) -> Iterator[ModelSource]:
+    """The sample model as the engine takes it."""
+    with sample_model.open("rb") as stream:
+        yield ModelSource(stream.fileno(), 0, sample_model.stat().st_size)
+
+
+@pytest.fixture(scope="session")
+def sample_engine(sample_source: ModelSource) -> Iterator[Engine]:
+    """One engine that answers four requests at once, for all tests that leave it running."""
+    engine = Engine(sample_source, EngineSettings(context=2048, parallel=4, threads=2))
+    engine.wait_ready(60)
+    yield engine
+    engine.close()
+
+
+def ask(question: str, *, max_tokens: int = 24, sampling: Sampling = GREEDY) -> Request:
+    """A question with the system prompt that the sample model does best with."""
+    return Request(
+        messages=(
+            {"role": "system", "content": "You are a helpful assistant."},
+            {"role": "user", "content": question},
+        ),
+        sampling=sampling,
+        max_tokens=max_tokens,
+    )
+
+
+def text_of(events: list[Event]) -> str:
+    """The answer."""
+    return "".join(event.text for event in events if isinstance(event, Text))
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether `condition` becomes true in time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+class ScriptedTicket:
+    """A ticket that notes whether it was cancelled."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+class ScriptedEngine(Engine):
+    """Plays prepared events to each request, from a thread as the real one does.
+
+    A list of events may contain numbers: pauses in seconds. After the last event nothing
+    comes until the ticket is cancelled, which ends the request.
+    """
+
+    def __init__(self, *scripts: list[Event | float], status: Status | None = None) -> None:
+        self.scripts = list(scripts)
+        self.requests: list[Request] = []
+        self.tickets: list[ScriptedTicket] = []
+        self._status = status or Status("ready", 1.0)
+
+    def submit(self, request: Request, sink: Sink) -> ScriptedTicket:  # type: ignore[override]
+        self.requests.append(request)
+        ticket = ScriptedTicket()
+        self.tickets.append(ticket)
+        script = self.scripts.pop(0)
+        threading.Thread(target=self._play, args=(script, sink, ticket), daemon=True).start()
+        return ticket
+
+    def _play(self, script: list[Event | float], sink: Sink, ticket: ScriptedTicket) -> None:
+        for step in script:
+            if isinstance(step, (int, float)):
+                ticket.cancelled.wait(step)
+            elif not ticket.cancelled.is_set():
+                sink(step)
+        if ticket.cancelled.wait(20):
+            sink(Finished("cancelled", NO_USAGE))

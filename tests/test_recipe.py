@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime_stub.errors import RecipeError
+from runtime_stub.recipe import (
+    PACKING,
+    SAMPLING,
+    SERVER,
+    TABLES,
+    TOP,
+    Recipe,
+    Setting,
+    check,
+    check_value,
+    recipe_from,
+)
+
+FULL: dict[str, Any] = {
+    "name": "Clara",
+    "mode": "serve",
+    "system": "Be kind.",
+    "template": "{{ messages }}",
+    "context": 4096,
+    "max_tokens": 100,
+    "sampling": {"temperature": 0.5, "top_k": 40, "seed": 2**32 - 1},
+    "server": {"host": "0.0.0.0", "port": 0},
+}
+TABLED = [(table, key, setting) for table in TABLES for key, setting in TABLES[table].items()]
+ALL = [*((key, key, TOP[key]) for key in TOP), *((f"{t}.{k}", k, v) for t, k, v in TABLED)]
+
+
+def document(path: str, value: object) -> dict[str, Any]:
+    table, _, key = path.rpartition(".")
+    return {table: {key: value}} if table else {key: value}
+
+
+def test_round_trip() -> None:
+    recipe = recipe_from(FULL, "here")
+    assert recipe.document() == FULL
+    assert recipe_from(recipe.document(), "here") == recipe
+
+
+def test_defaults() -> None:
+    recipe = recipe_from({}, "here")
+    assert recipe == Recipe(name="assistant")
+    assert recipe.document() == {"name": "assistant", "mode": "chat"}
+
+
+def test_empty_text_is_a_decision() -> None:
+    assert recipe_from({"system": ""}, "here").document()["system"] == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("sytem", "Did you mean 'system'?"),
+        ("max-tokens", "Did you mean 'max_tokens'?"),
+        ("Name", "Did you mean 'name'?"),
+        ("samplings", "Did you mean 'sampling'?"),
+        ("temperature", "It belongs under [sampling]"),
+        ("port", "It belongs under [server]"),
+        ("zzzz", "Valid keys: context, max_tokens, mode, name, sampling, server, system, template"),
+        ("model", None),  # a key of packing does not travel
+    ],
+)
+def test_unknown_key(key: str, hint: str | None) -> None:
+    with pytest.raises(RecipeError, match=f"here: unknown key '{key}'") as caught:
+        recipe_from({key: 1}, "here")
+    assert hint is None or caught.value.hint == hint
+
+
+def test_unknown_key_in_a_table() -> None:
+    with pytest.raises(
+        RecipeError, match=r"here, \[sampling\]: unknown key 'temprature'"
+    ) as caught:
+        recipe_from({"sampling": {"temprature": 1}}, "here")
+    assert caught.value.hint == "Did you mean 'temperature'?"
+
+
+@pytest.mark.parametrize("value", [1, "x", [], None])
+def test_table_must_be_one(value: object) -> None:
+    with pytest.raises(RecipeError, match=r"\[server\] must be a table"):
+        recipe_from({"server": value}, "here")
+
+
+@pytest.mark.parametrize(("path", "key", "setting"), ALL, ids=[path for path, _, _ in ALL])
+class TestEverySetting:
+    def test_wrong_types(self, path: str, key: str, setting: Setting) -> None:
+        wrong: list[object] = [True, False, None, [], {}]
+        wrong += [1, 1.5] if setting.kind is str else ["1", b"1"]
+        wrong += [1.0] if setting.kind is int else []
+        for value in wrong:
+            with pytest.raises(RecipeError, match=f"{path} must be "):
+                recipe_from(document(path, value), "here")
+
+    def test_bounds(self, path: str, key: str, setting: Setting) -> None:
+        if setting.kind is str:
+            return
+        assert setting.minimum is not None
+        assert setting.maximum is not None
+        for value in (setting.minimum, setting.maximum):
+            recipe_from(document(path, setting.kind(value)), "here")
+        beyond: list[float] = [setting.minimum - 1, setting.maximum + 1, 10**400, -(10**400)]
+        beyond += [math.nan, math.inf, -math.inf] if setting.kind is float else []
+        for value in beyond:
+            with pytest.raises(RecipeError, match=f"{path} must be from"):
+                recipe_from(document(path, value), "here")
+
+    def test_help(self, path: str, key: str, setting: Setting) -> None:
+        assert setting.help
+        assert not setting.help.endswith(".")
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert recipe_from({"sampling": {"temperature": 1}}, "here").sampling == {"temperature": 1.0}
+
+
+@pytest.mark.parametrize(("key", "settings"), [("mode", TOP), ("storage", PACKING)])
+def test_choices(key: str, settings: dict[str, Setting]) -> None:
+    for choice in settings[key].choices:
+        assert check({key: choice}, settings, "here") == {key: choice}
+    with pytest.raises(RecipeError, match=f"{key} must be one of .*, not 'fast'"):
+        check({key: "fast"}, settings, "here")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "x\udcff"])
+def test_text_must_be_text(text: str) -> None:
+    with pytest.raises(RecipeError, match="characters that are no text"):
+        check_value("system", text, TOP["system"], "here")
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
+KEYS = st.sampled_from([*TOP, *TABLES]) | st.text(max_size=4)
+INNER = st.sampled_from([*SAMPLING, *SERVER]) | st.text(max_size=4)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(KEYS, VALUES | st.dictionaries(INNER, VALUES, max_size=3), max_size=3))
+def test_anything(values: dict[str, Any]) -> None:
+    try:
+        recipe = recipe_from(values, "here")
+    except RecipeError as error:
+        assert error.message.startswith("here")
+        return
+    assert recipe_from(recipe.document(), "here") == recipe
