@@ -187,7 +187,7 @@ def sample() -> Path:
     with step("sample pack dist/smollm2", inputs, SAMPLE_PACK) as needed:
         if needed:
             DIST.mkdir(exist_ok=True)
-            options = ["--recipe", SAMPLE_RECIPE, "--force"]
+            options: list[str | Path] = ["--recipe", SAMPLE_RECIPE, "--force"]
             run([venv_satchel(), "pack", model, "-o", SAMPLE_PACK, *options], show=True)
     return model
 

@@ -13,7 +13,7 @@ import zstandard
 
 from packer.stub import Stub
 from packer.writer import BundleWriter
-from runtime_stub import extract
+from runtime_stub import cache, extract
 from runtime_stub.bundle import Bundle, Chunk
 from runtime_stub.cache import COMPLETE_TIME, lock
 from runtime_stub.errors import CacheError, DamagedError, SpaceError, UnsupportedError
@@ -131,11 +131,11 @@ class TestExtraction:
         inner = lock
 
         def late(path: Path, on_wait: Callable[[], None]) -> object:
-            monkeypatch.setattr(extract.cache, "lock", inner)
+            monkeypatch.setattr(cache, "lock", inner)
             run(bundle, [root], Meter().start)
             return inner(path, on_wait)
 
-        monkeypatch.setattr(extract.cache, "lock", late)
+        monkeypatch.setattr(cache, "lock", late)
         run(bundle, [root], never)
 
 

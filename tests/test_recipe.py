@@ -145,7 +145,6 @@ INNER = st.sampled_from([*SAMPLING, *SERVER]) | st.text(max_size=4)
 def test_anything(values: dict[str, Any]) -> None:
     try:
         recipe = recipe_from(values, "here")
-    except RecipeError as error:
-        assert error.message.startswith("here")
+    except RecipeError:
         return
     assert recipe_from(recipe.document(), "here") == recipe

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import Protocol
 
 from runtime_stub.chat.conversation import Conversation
@@ -37,14 +38,18 @@ def chat(conversation: Conversation, terminal: Terminal, on_event: Callable[[Eve
             terminal.notice(f"The context is full: the oldest {forgotten} messages are forgotten.")
 
 
-def _show(events: Iterator[Event], terminal: Terminal, on_event: Callable[[Event], None]) -> None:
+def _show(
+    events: Generator[Event, None, None], terminal: Terminal, on_event: Callable[[Event], None]
+) -> None:
     try:
-        for event in events:
-            on_event(event)
-            if isinstance(event, Text):
-                terminal.write(event.text)
-            elif isinstance(event, Failed):
-                terminal.notice(f"{event.message}. {event.hint}".strip())
+        # Closed, however it ends: then the engine stops, and what was said is remembered.
+        with closing(events):
+            for event in events:
+                on_event(event)
+                if isinstance(event, Text):
+                    terminal.write(event.text)
+                elif isinstance(event, Failed):
+                    terminal.notice(f"{event.message}. {event.hint}".strip())
     except KeyboardInterrupt:
         terminal.write(" [stopped]")
     terminal.write("\n\n")

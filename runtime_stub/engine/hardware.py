@@ -64,8 +64,9 @@ def _memory() -> tuple[int, int]:
     facts = {}
     for line in _read(Path("/proc/meminfo")).splitlines():
         key, _, value = line.partition(":")
-        if value.strip().endswith("kB"):
-            facts[key] = int(value.split()[0]) * 1024
+        number, _, unit = value.strip().partition(" ")
+        if number.isdigit() and unit == "kB":
+            facts[key] = int(number) * 1024
     total = facts.get("MemTotal") or _sysconf_memory()
     available = facts.get("MemAvailable", total)
     for folder in _cgroup_folders("memory"):
@@ -77,7 +78,7 @@ def _memory() -> tuple[int, int]:
         stat = dict(
             line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line
         )
-        cached = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
+        cached = _whole(stat.get("inactive_file", "")) + _whole(stat.get("active_file", ""))
         total = min(total, limit)
         available = min(available, max(0, limit - max(0, used - cached)))
     return total, available
@@ -118,5 +119,8 @@ def _read(path: Path) -> str:
 
 
 def _number(path: Path) -> int:
-    text = _read(path)
+    return _whole(_read(path))
+
+
+def _whole(text: str) -> int:
     return int(text) if text.isdigit() else 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import collections
 import ctypes
-import functools
 import importlib.util
 import os
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ _callback: Any = None
 
 
 _opening = threading.Lock()
+_opened: list[Any] = []
 
 
 def library() -> Any:
@@ -30,6 +31,14 @@ def library() -> Any:
     The package's own `__init__` imports NumPy and a second, larger interface; registering a
     bare package first leaves both out and makes the import three times as fast.
     """
+    if not _opened:
+        with _opening:
+            if not _opened:
+                _opened.append(_open())
+    return _opened[0]
+
+
+def _open() -> Any:
     # Read by ggml when native code aborts: no debugger is started, no trace printed.
     os.environ["GGML_NO_BACKTRACE"] = "1"
     spec = importlib.util.find_spec("llama_cpp")

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from runtime_stub.engine.engine import Engine, Ticket
 from runtime_stub.engine.messages import Event, Failed, Finished, Request, Sampling
@@ -27,6 +28,8 @@ from runtime_stub.server.openai import (
 
 MAX_BODY = 16 << 20
 """Largest request body, in bytes."""
+_LOOK_SECONDS = 0.5
+"""How often to see whether the client of an answer that is not streamed is still there."""
 _KEEP_ALIVE_SECONDS = 15.0
 """A comment goes down an idle stream this often, so that proxies keep it open."""
 
@@ -96,54 +99,70 @@ class _Faces:
             return _problem(400, str(error))
         reply = ChatReply(secrets.token_hex(12), int(time.time()), defaults.model)
         events = _Events(self._engine, request)
-        first = await events.get_or_disconnect(http)
-        if first is None:
-            return Response(status_code=499)
-        if isinstance(first, Failed):
-            return _failure(first)
-        if chat.stream:
-            return StreamingResponse(
-                _stream(first, events, reply, chat),
-                media_type="text/event-stream",
-                headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-            )
-        event: Event | None = first
-        while event is not None and not isinstance(event, (Finished, Failed)):
-            reply.add(event)
-            event = await events.get_or_disconnect(http)
-        if event is None:
-            return Response(status_code=499)
-        if isinstance(event, Failed):
-            return _failure(event)
+        try:
+            first = await events.get_or_disconnect(http)
+            if first is not None and not isinstance(first, Failed) and chat.stream:
+                return _Stream(first, events, reply, chat)
+            return await _whole(first, events, reply, http)
+        except BaseException:  # also when this task is cancelled, as a server that stops does
+            events.cancel()
+            raise
+
+
+async def _whole(
+    event: Event | None, events: _Events, reply: ChatReply, http: HttpRequest
+) -> Response:
+    """One answer in one response, beginning with its first event."""
+    while event is not None and not isinstance(event, (Finished, Failed)):
         reply.add(event)
-        return _json(reply.whole())
+        event = await events.get_or_disconnect(http)
+    if event is None:
+        return Response(status_code=499)
+    if isinstance(event, Failed):
+        return _failure(event)
+    reply.add(event)
+    return _json(reply.whole())
 
 
-async def _stream(
-    first: Event, events: _Events, reply: ChatReply, chat: ChatRequest
+class _Stream(StreamingResponse):
+    """One answer as server-sent events. However sending ends, the request is cancelled."""
+
+    def __init__(self, first: Event, events: _Events, reply: ChatReply, chat: ChatRequest) -> None:
+        super().__init__(
+            _documents(first, events, reply, chat),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not left to the generator: a client that has gone already keeps it from starting.
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._events.cancel()
+
+
+async def _documents(
+    event: Event, events: _Events, reply: ChatReply, chat: ChatRequest
 ) -> AsyncIterator[bytes]:
-    """Server-sent events of one answer. Closing the generator cancels the request."""
-    try:
-        yield _sse(reply.first_chunk())
-        event = first
-        while True:
-            reply.add(event)
-            if isinstance(event, Failed):
-                yield _sse(error_document(event.message, "server_error"))
-                return
-            chunk = reply.chunk(event)
-            if chunk is not None:
-                yield _sse(chunk)
-            if isinstance(event, Finished):
-                break
-            while (following := await events.get(_KEEP_ALIVE_SECONDS)) is None:
-                yield b": waiting\n\n"
-            event = following
-        if chat.stream_options is not None and chat.stream_options.include_usage:
-            yield _sse(reply.usage_chunk())
-        yield b"data: [DONE]\n\n"
-    finally:
-        events.cancel()
+    yield _sse(reply.first_chunk())
+    while True:
+        reply.add(event)
+        if isinstance(event, Failed):
+            yield _sse(error_document(event.message, "server_error"))
+            return
+        chunk = reply.chunk(event)
+        if chunk is not None:
+            yield _sse(chunk)
+        if isinstance(event, Finished):
+            break
+        while (following := await events.get(_KEEP_ALIVE_SECONDS)) is None:
+            yield b": waiting\n\n"
+        event = following
+    if chat.stream_options is not None and chat.stream_options.include_usage:
+        yield _sse(reply.usage_chunk())
+    yield b"data: [DONE]\n\n"
 
 
 class _Events:
@@ -152,6 +171,7 @@ class _Events:
     def __init__(self, engine: Engine, request: Request) -> None:
         loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._next_look = time.monotonic() + _LOOK_SECONDS
 
         def sink(event: Event) -> None:
             try:
@@ -173,12 +193,15 @@ class _Events:
     async def get_or_disconnect(self, http: HttpRequest) -> Event | None:
         """The next event, None (and the request cancelled) when the client has gone."""
         while True:
-            event = await self.get(0.5)
+            # Looked at now and then only, but also while events come without a pause.
+            if time.monotonic() > self._next_look:
+                self._next_look = time.monotonic() + _LOOK_SECONDS
+                if await http.is_disconnected():
+                    self.cancel()
+                    return None
+            event = await self.get(_LOOK_SECONDS)
             if event is not None:
                 return event
-            if await http.is_disconnected():
-                self.cancel()
-                return None
 
     def cancel(self) -> None:
         """Stop generating; harmless when it has ended."""
@@ -225,8 +248,10 @@ async def _not_found(http: HttpRequest, _error: Exception) -> Response:
     return _problem(404, f"there is nothing at {http.url.path}")
 
 
-async def _wrong_method(http: HttpRequest, _error: Exception) -> Response:
-    return _problem(405, f"{http.url.path} does not take {http.method}")
+async def _wrong_method(http: HttpRequest, error: Exception) -> Response:
+    response = _problem(405, f"{http.url.path} does not take {http.method}")
+    response.headers.update(getattr(error, "headers", None) or {})
+    return response
 
 
 async def _internal_error(_http: HttpRequest, _error: Exception) -> Response:

@@ -102,9 +102,12 @@ def engine_request(
             check_value(name, value, SAMPLING[name], "the request")
     except RecipeError as error:
         raise ValueError(error.message.removeprefix("the request: ")) from None
-    limit = chat.max_completion_tokens or chat.max_tokens
-    if limit is not None and limit < 1:
-        raise ValueError("max_tokens must be at least 1")
+    limit = None
+    for name in ("max_tokens", "max_completion_tokens"):
+        value: int | None = getattr(chat, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1")
+        limit = value or limit
     stop = [chat.stop] if isinstance(chat.stop, str) else chat.stop or []
     if len(stop) > MAX_STOPS:
         raise ValueError(f"stop: at most {MAX_STOPS} texts are supported")

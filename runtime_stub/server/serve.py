@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -24,10 +27,17 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise AddressError(f"{host!r} is not an address to listen on: {error.strerror}") from None
+    except (ValueError, OverflowError) as error:  # not encodable as a name, or a port past 65535
+        raise AddressError(f"{host!r} port {port} is no address: {error}") from None
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # On Windows it would let two programs listen on one port.
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(1024)
+    except OverflowError:
+        listener.close()
+        raise AddressError(f"port {port} is out of range", "Ports end at 65535") from None
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -75,6 +85,13 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop, at once when asked by Ctrl-C again. uvicorn's own would raise the signal
+        anew when it has stopped, and what comes after the server would not be reached."""
+        del frame
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
