@@ -105,10 +105,7 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
         require_space(plan.destination, plan.model.size + plan.stub.size + (1 << 20))
     bundle = open_bundle(plan.stub.path)
     try:
-        with (
-            opened(plan.model.plan) as pieces,
-            BundleWriter(plan.destination, force=force) as writer,
-        ):
+        with BundleWriter(plan.destination, force=force) as writer:
             for name in ("launcher", "runtime"):
                 entry = bundle.entry(name)
                 if check_entry(bundle, entry, lambda _: None).problem:
@@ -128,7 +125,9 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
                 "compressed": writer.add_compressed,
                 "sidecar": writer.add_sidecar,
             }[plan.storage]
-            add("model", "model", pieces, progress, metadata=model_metadata(plan))
+            with opened(plan.model.plan) as pieces:
+                add("model", "model", pieces, progress, metadata=model_metadata(plan))
+            # Only now, when it is known that the model stayed as it was, is there a pack.
             writer.finish(
                 stub={k: v for k, v in plan.stub.facts.items() if k != "contents"},
                 name=plan.recipe.name,

@@ -41,6 +41,7 @@ def run(command: click.Command, program: str, arguments: list[str], obj: object 
     Expected errors are one line, `--verbose` (or SATCHEL_VERBOSE) adds the traceback.
     """
     verbose = "--verbose" in arguments or bool(os.environ.get("SATCHEL_VERBOSE"))
+    stream = sys.stdout
     try:
         result = command.main(arguments, prog_name=program, standalone_mode=False, obj=obj)
     except SatchelError as error:
@@ -60,8 +61,8 @@ def run(command: click.Command, program: str, arguments: list[str], obj: object 
         error.show()
         return error.exit_code
     except SystemExit as error:
-        # click's answer to a reader that has seen enough, and it keeps Python quiet about it.
-        if isinstance(error.__context__, BrokenPipeError):
+        # Of click, when the reader has seen enough: it has silenced the stream for that.
+        if sys.stdout is not stream:
             return 0
         return error.code if isinstance(error.code, int) else 1
     except Exception as error:  # noqa: BLE001  (the last resort: a bug, said in one line)

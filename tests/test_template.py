@@ -21,7 +21,7 @@ MESSAGES = [
 
 
 def render(source: str, messages: list[dict[str, Any]] | None = None, **arguments: Any) -> str:
-    made = ChatTemplate(source, Variables(bos_token="<s>", eos_token="</s>"))
+    made = ChatTemplate(source, Variables("<s>", "</s>"))
     return made.render(MESSAGES if messages is None else messages, **arguments)
 
 
@@ -46,7 +46,7 @@ def test_fallback() -> None:
         ("{{ messages[1:] | length }}", "1"),
         ("{{ {'a': \"<é>'\", 'b': [1, none, true]} | tojson }}", """{"a": "<é>'", "b": [1, null, true]}"""),  # noqa: E501
         ("{{ [1] | tojson(indent=2) }}", "[\n  1\n]"),
-        ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':')) }}", '{"a":2,"b":1}'),  # noqa: E501
+        ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':')) }}", '{"a":2,"b":1}'),
         ("{{ 'é' | tojson(ensure_ascii=true) }}", '"\\u00e9"'),
         ("{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i > 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "02"),  # noqa: E501
         ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "Be brief."),
@@ -359,5 +359,5 @@ def test_budget_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_json_is_what_json_says() -> None:
-    value = {"name": "é\u2028", "n": [1.5, -2, None, {"deep": []}]}
+    value: dict[str, Any] = {"name": "é\u2028", "n": [1.5, -2, None, {"deep": []}]}
     assert render("{{ tools | tojson }}", tools=value) == json.dumps(value, ensure_ascii=False)

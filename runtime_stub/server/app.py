@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+import anyio
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
@@ -185,10 +186,11 @@ class _Events:
 
     async def get(self, timeout: float) -> Event | None:
         """The next event, None when `timeout` seconds pass without one."""
-        try:
-            return await asyncio.wait_for(self._queue.get(), timeout)
-        except asyncio.TimeoutError:
-            return None
+        # asyncio.wait_for loses this task's own cancellation if an event comes just then
+        # (until Python 3.12), and asyncio.timeout is not in 3.10.
+        with anyio.move_on_after(timeout):
+            return await self._queue.get()
+        return None
 
     async def get_or_disconnect(self, http: HttpRequest) -> Event | None:
         """The next event, None (and the request cancelled) when the client has gone."""

@@ -104,10 +104,10 @@ def engine_request(
         raise ValueError(error.message.removeprefix("the request: ")) from None
     limit = None
     for name in ("max_tokens", "max_completion_tokens"):
-        value: int | None = getattr(chat, name)
-        if value is not None and value < 1:
+        asked: int | None = getattr(chat, name)
+        if asked is not None and asked < 1:
             raise ValueError(f"{name} must be at least 1")
-        limit = value or limit
+        limit = asked or limit
     stop = [chat.stop] if isinstance(chat.stop, str) else chat.stop or []
     if len(stop) > MAX_STOPS:
         raise ValueError(f"stop: at most {MAX_STOPS} texts are supported")

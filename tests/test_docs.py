@@ -1,0 +1,76 @@
+"""The documents' tables say what the code does."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from runtime_stub import archive, bundle, manifest
+from runtime_stub.errors import EXIT_CODES
+
+ROOT = Path(__file__).resolve().parent.parent
+TYPES = {"I": "u32", "Q": "u64"}
+
+
+def rows(name: str) -> list[tuple[str, ...]]:
+    """Cells of every table row of a document."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = re.findall(r"^\|(.+)\|$", text, re.MULTILINE)
+    return [tuple(cell.strip() for cell in row.split("|")) for row in found]
+
+
+@pytest.fixture(scope="module")
+def format_rows() -> list[tuple[str, ...]]:
+    return rows("docs/format.md")
+
+
+@pytest.mark.parametrize("layout", [bundle.FOOTER_LAYOUT, bundle.CHUNK_LAYOUT])
+def test_layouts(
+    format_rows: list[tuple[str, ...]], layout: tuple[tuple[str, str, str], ...]
+) -> None:
+    offset = 0
+    expected = []
+    for name, code, meaning in layout:
+        kind = TYPES.get(code) or f"{struct.calcsize(code)} bytes"
+        expected.append((str(offset), f"`{name}`", kind, meaning))
+        offset += struct.calcsize(f"<{code}")
+    start = format_rows.index(expected[0])
+    assert format_rows[start : start + len(expected)] == expected
+
+
+@pytest.mark.parametrize("table", [manifest.FEATURES, manifest.KINDS, manifest.CODECS])
+def test_words(format_rows: list[tuple[str, ...]], table: dict[str, str]) -> None:
+    expected = [(f"`{word}`", meaning) for word, meaning in table.items()]
+    start = format_rows.index(expected[0])
+    assert format_rows[start : start + len(expected)] == expected
+
+
+def test_fields_of_an_entry(format_rows: list[tuple[str, ...]]) -> None:
+    named = {word for row in format_rows for word in re.findall(r"`(\w+)`", row[0])}
+    assert set(manifest.Entry.__dataclass_fields__) <= named
+
+
+def test_numbers() -> None:
+    text = (ROOT / "docs/format.md").read_text(encoding="utf-8")
+    assert f"footer                {bundle.FOOTER_SIZE} bytes" in text
+    assert f"at most {bundle.FOOTER_WINDOW >> 20} MiB" in text
+    assert f"Rows of {bundle.CHUNK_ROW_SIZE} bytes" in text
+    assert f"chunk of {bundle.CHUNK_SIZE >> 20} MiB" in text
+    assert f"at most {bundle.MAX_CHUNK_SIZE >> 20} MiB" in text
+    assert f'magic "{archive.MAGIC.decode()}"' in text
+    assert f"at most {archive.MAX_FILES:,}" in text
+    assert f"at most {archive.MAX_PATH:,} bytes" in text
+    assert f"`{archive.INDEX_FILE}`" in text
+
+
+def test_exit_codes() -> None:
+    found = rows("README.md")
+    missing = [
+        f"| {code} | {meaning} |"
+        for code, meaning in EXIT_CODES.items()
+        if (str(code), meaning) not in found
+    ]
+    assert missing == []

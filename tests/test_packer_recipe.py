@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from packer.recipe import MAX_RECIPE, make_recipe, merged, read_recipe, text_or_file
+from runtime_stub.errors import InputError, RecipeError, SatchelError
+from runtime_stub.recipe import Recipe
+
+FULL = """
+model = "models/tiny.gguf"
+output = "assistant"
+storage = "sidecar"
+name = "Clara"
+mode = "serve"
+system = "@prompt.txt"
+template = "@template.jinja"
+context = 4096
+max_tokens = 100
+
+[sampling]
+temperature = 1
+seed = 7
+
+[server]
+port = 0
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "clinic.toml"
+
+
+def written(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_full(path: Path) -> None:
+    (path.parent / "prompt.txt").write_text("Be kind.\n", encoding="utf-8")
+    (path.parent / "template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    packing = make_recipe(read_recipe(written(path, FULL)), "nameless")
+    assert packing.model == path.parent / "models" / "tiny.gguf"
+    assert packing.output == path.parent / "assistant"
+    assert packing.storage == "sidecar"
+    assert packing.recipe == Recipe(
+        name="Clara",
+        mode="serve",
+        system="Be kind.\n",
+        template="{{ messages }}",
+        context=4096,
+        max_tokens=100,
+        sampling={"temperature": 1.0, "seed": 7},
+        server={"port": 0},
+    )
+
+
+def test_empty(path: Path) -> None:
+    packing = make_recipe(read_recipe(written(path, "")), "nameless")
+    assert packing.recipe == Recipe("nameless")
+    assert (packing.model, packing.output, packing.storage) == (None, None, "auto")
+
+
+def test_absolute_paths_stay(path: Path) -> None:
+    values = read_recipe(written(path, 'model = "/models/m.gguf"'))
+    assert values["model"] == "/models/m.gguf"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("model = ", "is not TOML"),
+        ("just words", "is not TOML"),
+        ("a = 1\na = 2", "is not TOML"),
+        (b"\xff\xfe", "is not TOML"),
+        ("x = " + "[" * 100_000, "is not TOML"),
+        ("context = " + "9" * 5000, "is not TOML"),
+        ("temprature = 1", "unknown key 'temprature'"),
+        ("[sampling]\ntemprature = 1", r"\[sampling\]: unknown key 'temprature'"),
+        ("storage = 'zip'", "storage must be one of auto, mapped, compressed, sidecar"),
+        ("context = 1", "context must be from 64 to"),
+        ("context = true", "context must be a whole number"),
+        ("[sampling]\ntemperature = nan", "temperature must be from 0 to 10, not nan"),
+        ("[sampling]\ntemperature = inf", "temperature must be from 0 to 10"),
+        ("[sampling]\ntemperature = " + "9" * 400, "temperature must be from 0 to 10"),
+        ("[server]\nport = 70000", "port must be from 0 to 65535"),
+        ("sampling = 1", r"\[sampling\] must be a table"),
+        ("name = 2024-01-01", "name must be text"),
+        ('model = "a\\u0000b"', "no text"),
+    ],
+)
+def test_refused(path: Path, text: str | bytes, match: str) -> None:
+    with pytest.raises(RecipeError, match=match) as caught:
+        read_recipe(written(path, text))
+    assert str(path) in caught.value.message
+
+
+def test_nearest_key(path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(written(path, "storrage = 'mapped'"))
+    assert caught.value.hint == "Did you mean 'storage'?"
+
+
+class TestFiles:
+    def test_missing(self, path: Path) -> None:
+        with pytest.raises(InputError, match="can't be read: No such file"):
+            read_recipe(path)
+
+    def test_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="is a folder"):
+            read_recipe(tmp_path)
+
+    def test_long_name(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="can't be read"):
+            read_recipe(tmp_path / ("x" * 300))
+
+    def test_the_model_is_not_read_whole(self, path: Path) -> None:
+        path.touch()
+        os.truncate(path, 1 << 40)  # sparse
+        with pytest.raises(RecipeError, match="too large for a recipe"):
+            read_recipe(path)
+
+    def test_largest(self, path: Path) -> None:
+        written(path, "#" * MAX_RECIPE)
+        assert read_recipe(path) == {}
+
+
+class TestText:
+    def test_plain(self, tmp_path: Path) -> None:
+        assert text_or_file("Be kind @ all times.", tmp_path) == "Be kind @ all times."
+
+    @pytest.mark.parametrize(
+        ("content", "match"),
+        [
+            (None, "No such file"),
+            (b"\xff\xfe", "not UTF-8 text"),
+            (b"x" * (MAX_RECIPE + 1), "too large for a text"),
+        ],
+    )
+    def test_bad_files(self, tmp_path: Path, content: bytes | None, match: str) -> None:
+        if content is not None:
+            (tmp_path / "prompt").write_bytes(content)
+        with pytest.raises(InputError, match=match):
+            text_or_file("@prompt", tmp_path)
+
+    def test_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="is a folder"):
+            text_or_file("@", tmp_path)
+
+
+class TestMerged:
+    def test_command_line_wins(self) -> None:
+        recipe = {"name": "a", "context": 100, "sampling": {"top_k": 1, "seed": 2}}
+        options = {"name": "b", "sampling": {"seed": 3}}
+        assert merged(recipe, options) == {
+            "name": "b",
+            "context": 100,
+            "sampling": {"top_k": 1, "seed": 3},
+        }
+        assert recipe["sampling"] == {"top_k": 1, "seed": 2}
+
+    def test_nothing(self) -> None:
+        assert merged({}, {}) == {}
+
+    def test_checked(self) -> None:
+        with pytest.raises(RecipeError, match=r"the command line: sampling\.top_p must be from"):
+            merged({}, {"sampling": {"top_p": 2.0}})
+
+
+@settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace"))
+)
+def test_noise(path: Path, data: bytes) -> None:
+    refused = False
+    try:
+        read_recipe(written(path, data))
+    except SatchelError:
+        refused = True
+    assert refused in (False, True)

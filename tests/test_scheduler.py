@@ -1,0 +1,471 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from runtime_stub.engine import scheduler as module
+from runtime_stub.engine.context import NO_ROOM, Context, ContextSize
+from runtime_stub.engine.messages import (
+    Event,
+    Failed,
+    Finished,
+    PromptRead,
+    Request,
+    Sampling,
+    Text,
+)
+from runtime_stub.engine.model import Model
+from runtime_stub.engine.scheduler import Job, Scheduler
+
+END = 0
+
+
+class FakeModel:
+    """Tokens stand for one character each; 0 ends an answer."""
+
+    vocabulary_size = 1 << 20
+
+    def ends_generation(self, token: int) -> bool:
+        return token == END
+
+    def piece(self, token: int) -> bytes:
+        return chr(token).encode()
+
+
+class FakeContext:
+    """Holds what a context would, and answers each prompt with its last token plus one.
+
+    `script` says what to answer instead, by the tokens of the prompt.
+    """
+
+    handle = None
+
+    def __init__(self, tokens: int = 1000, batch: int = 8) -> None:
+        self.size = ContextSize(tokens, "a test's")
+        self.batch_size = batch
+        self.cells: dict[int, list[int]] = {}
+        self.batch: list[tuple[int, int, int, bool]] = []
+        self.batches: list[list[tuple[int, int, int, bool]]] = []
+        self.results: list[int] = []
+        self.forgetful = False
+
+    def clear_batch(self) -> None:
+        self.batch = []
+
+    @property
+    def room(self) -> int:
+        return self.batch_size - len(self.batch)
+
+    def add(self, token: int, position: int, sequence: int, *, output: bool) -> int:
+        assert self.room
+        self.batch.append((token, position, sequence, output))
+        return len(self.batch) - 1
+
+    def decode(self) -> int:
+        if self.results and (result := self.results.pop(0)):
+            return result
+        held = sum(map(len, self.cells.values()))
+        if held + len(self.batch) > self.size.tokens:
+            return NO_ROOM
+        for token, position, sequence, _ in self.batch:
+            cells = self.cells.setdefault(sequence, [])
+            assert position == len(cells), "positions follow each other"
+            cells.append(token)
+        self.batches.append(self.batch)
+        return 0
+
+    def keep(self, sequence: int, tokens: int) -> int:
+        kept = 0 if self.forgetful else tokens
+        self.cells[sequence] = self.cells.get(sequence, [])[:kept]
+        return len(self.cells[sequence])
+
+
+class FakeSampler:
+    """Continues the alphabet."""
+
+    made: list[FakeSampler]
+    context: FakeContext
+
+    def __init__(self, sampling: Sampling, _vocabulary_size: int) -> None:
+        self.freed = False
+        self.accepted: list[int] = []
+        FakeSampler.made.append(self)
+
+    def sample(self, _context: Any, index: int) -> int:
+        token, _, _, output = FakeSampler.context.batch[index]
+        assert output, "logits were asked for"
+        return END if token == ord("z") else token + 1
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+    def free(self) -> None:
+        assert not self.freed
+        self.freed = True
+
+
+@dataclass
+class Asked:
+    job: Job
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, Text))
+
+    @property
+    def end(self) -> Finished | Failed | None:
+        last = self.events[-1] if self.events else None
+        return last if isinstance(last, (Finished, Failed)) else None
+
+    @property
+    def reason(self) -> str:
+        assert isinstance(self.end, Finished), self.events
+        return self.end.reason
+
+    @property
+    def cached(self) -> int:
+        assert isinstance(self.end, Finished)
+        return self.end.usage.cached_tokens
+
+
+class Bench:
+    """A scheduler over a fake context."""
+
+    def __init__(self, parallel: int = 1, tokens: int = 1000, batch: int = 8) -> None:
+        FakeSampler.made = []
+        self.context = FakeSampler.context = FakeContext(tokens, batch)
+        self.scheduler = Scheduler(
+            cast("Model", FakeModel()), cast("Context", self.context), parallel
+        )
+
+    def ask(self, prompt: str, **request: Any) -> Asked:
+        events: list[Event] = []
+        job = Job(Request(**request), events.append, tokens=[ord(char) for char in prompt])
+        self.scheduler.add(job)
+        return Asked(job, events)
+
+    def run(self, limit: int = 500) -> None:
+        for _ in range(limit):
+            if self.scheduler.idle:
+                break
+            self.scheduler.step()
+        assert self.scheduler.idle, "never ends"
+        assert all(sampler.freed for sampler in FakeSampler.made)
+
+
+@pytest.fixture(autouse=True)
+def _fake_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Sampler", FakeSampler)
+
+
+def test_one_request() -> None:
+    bench = Bench()
+    asked = bench.ask("tu")
+    bench.run()
+    assert asked.events[0] == PromptRead(2, 0)
+    assert asked.text == "vwxyz"
+    assert asked.reason == "stop"
+    assert isinstance(asked.end, Finished)
+    usage = asked.end.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (2, 5)
+    assert usage.prompt_seconds >= 0
+    assert usage.completion_seconds >= 0
+
+
+def test_long_prompt_is_read_in_chunks() -> None:
+    bench = Bench(batch=8)
+    asked = bench.ask("a" * 19 + "x")
+    bench.run()
+    assert [len(batch) for batch in bench.context.batches] == [8, 8, 4, 1, 1]
+    outputs = [token for batch in bench.context.batches for token in batch if token[3]]
+    assert len(outputs) == 3, "logits are only computed where they are read"
+    assert asked.text == "yz"
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_max_tokens(limit: int) -> None:
+    bench = Bench()
+    asked = bench.ask("a", max_tokens=limit)
+    bench.run()
+    assert (asked.text, asked.reason) == ("bcd"[:limit], "length")
+
+
+def test_end_of_context() -> None:
+    bench = Bench(tokens=10)
+    asked = bench.ask("abcde")
+    bench.run()
+    assert asked.reason == "length"
+    assert asked.text == "fghij"[: len(asked.text)]
+    assert len(asked.text) >= 4
+
+
+@pytest.mark.parametrize(("length", "fits"), [(9, True), (10, False), (11, False)])
+def test_too_long(length: int, fits: bool) -> None:
+    bench = Bench(tokens=10)
+    asked = bench.ask("a" * length)
+    bench.run()
+    if fits:
+        assert asked.reason == "length"
+    else:
+        assert isinstance(asked.end, Failed)
+        assert asked.end.kind == "too-long"
+        assert f"{length} tokens" in asked.end.message
+        assert "holds 10" in asked.end.message
+
+
+def test_stop_string() -> None:
+    bench = Bench()
+    asked = bench.ask("a", stop=("ef",))
+    bench.run()
+    assert (asked.text, asked.reason) == ("bcd", "stop")
+
+
+def test_held_back_text_comes_at_the_end() -> None:
+    bench = Bench()
+    asked = bench.ask("a", stop=("cdX",), max_tokens=3)
+    bench.run()
+    assert (asked.text, asked.reason) == ("bcd", "length")
+
+
+def test_next_turn_reads_only_what_is_new() -> None:
+    bench = Bench()
+    first = bench.ask("hello u")
+    bench.run()
+    second = bench.ask("hello uvwxyz + u")
+    bench.run()
+    assert second.cached == len("hello uvwxyz")
+    assert (first.text, second.text) == ("vwxyz", "vwxyz")
+
+
+def test_same_prompt_again_reads_its_last_token() -> None:
+    bench = Bench()
+    bench.ask("abc", max_tokens=1)
+    bench.run()
+    again = bench.ask("abc", max_tokens=1)
+    bench.run()
+    assert again.cached == 2
+    assert again.text == "d"
+
+
+def test_forgetful_memory_reads_all_again() -> None:
+    bench = Bench()
+    bench.ask("abc", max_tokens=1)
+    bench.run()
+    bench.context.forgetful = True
+    again = bench.ask("abcd", max_tokens=1)
+    bench.run()
+    assert (again.cached, again.text) == (0, "e")
+
+
+def test_slot_with_the_longest_prefix_is_taken() -> None:
+    bench = Bench(parallel=2)
+    one, two = bench.ask("chat one x"), bench.ask("other two x")
+    bench.run()
+    next_two, next_one = bench.ask("other two xyz x"), bench.ask("chat one xyz x")
+    bench.run()
+    assert (next_one.cached, next_two.cached) == (12, 13)
+    assert one.text == two.text == next_one.text == next_two.text == "yz"
+
+
+def test_least_recently_used_slot_is_taken() -> None:
+    bench = Bench(parallel=2)
+    for prompt in ("aaa", "bbb"):
+        bench.ask(prompt, max_tokens=1)
+        bench.run()
+    bench.ask("ccc", max_tokens=1)
+    bench.run()
+    kept = bench.ask("bbbc", max_tokens=1)
+    bench.run()
+    assert kept.cached == 3
+
+
+def test_more_requests_than_slots() -> None:
+    bench = Bench(parallel=2)
+    asked = [bench.ask(chr(ord("p") + number)) for number in range(5)]
+    bench.run()
+    assert [one.text[-1] for one in asked] == ["z"] * 5
+    assert {len({token[2] for token in batch}) for batch in bench.context.batches} == {1, 2}
+
+
+def test_running_answers_flow_while_a_long_prompt_is_read() -> None:
+    bench = Bench(parallel=2, batch=8)
+    running = bench.ask("a")
+    bench.scheduler.step()
+    bench.ask("b" * 70, max_tokens=1)
+    before = len(running.text)
+    for _ in range(5):
+        bench.scheduler.step()
+    assert len(running.text) == before + 5
+    bench.run()
+
+
+def test_prompts_are_read_in_the_order_they_came() -> None:
+    bench = Bench(parallel=2, batch=8)
+    short = bench.ask("x", max_tokens=1)
+    first = bench.ask("a" * 40, max_tokens=1)
+    bench.scheduler.step()
+    assert short.end
+    late = bench.ask("b" * 40, max_tokens=1)
+    while first.end is None:
+        bench.scheduler.step()
+        assert late.end is None
+    bench.run()
+
+
+def test_full_context_forgets_idle_slots_first() -> None:
+    bench = Bench(parallel=3, tokens=40)
+    for prompt in ("aaaaaaaaaa", "bbbbbbbbbb"):
+        bench.ask(prompt, max_tokens=1)
+        bench.run()
+    asked = bench.ask("c" * 25, max_tokens=8)
+    bench.run()
+    assert (asked.text, asked.reason) == ("defghijk", "length")
+
+
+def test_requests_that_do_not_fit_together_wait_for_each_other() -> None:
+    bench = Bench(parallel=2, tokens=40)
+    one, two = bench.ask("a" * 29 + "w"), bench.ask("b" * 29 + "w")
+    bench.run()
+    assert (one.text, two.text) == ("xyz", "xyz")
+
+
+def test_full_context_ends_the_longest() -> None:
+    bench = Bench(parallel=2, tokens=40)
+    long, short = bench.ask("a" * 20), bench.ask("m" * 10)
+    bench.run()
+    assert long.reason == "length"
+    assert long.text
+    assert short.text == "nopqrstuvwxyz"
+    assert short.reason == "stop"
+
+
+def test_nothing_else_to_forget() -> None:
+    bench = Bench()
+    asked = bench.ask("abc")
+    bench.context.results = [NO_ROOM]
+    bench.run()
+    assert (asked.text, asked.reason) == ("", "length")
+
+
+def test_cancelled_while_waiting() -> None:
+    bench = Bench()
+    running, waiting = bench.ask("a"), bench.ask("b")
+    bench.scheduler.step()
+    waiting.job.cancelled = True
+    bench.scheduler.step()
+    assert waiting.reason == "cancelled"
+    assert waiting.text == ""
+    bench.run()
+    assert running.reason == "stop"
+
+
+def test_cancelled_while_its_prompt_is_read() -> None:
+    bench = Bench(batch=8)
+    asked = bench.ask("a" * 50)
+    bench.scheduler.step()
+    asked.job.cancelled = True
+    bench.scheduler.step()
+    assert asked.reason == "cancelled"
+    assert bench.scheduler.idle
+    again = bench.ask("a" * 50, max_tokens=1)
+    bench.run()
+    assert again.cached == 8
+
+
+def test_cancelled_while_answering() -> None:
+    bench = Bench()
+    asked = bench.ask("a")
+    for _ in range(3):
+        bench.scheduler.step()
+    asked.job.cancelled = True
+    bench.scheduler.step()
+    assert (asked.text, asked.reason) == ("bcd", "cancelled")
+
+
+def test_cancelled_by_its_own_sink() -> None:
+    bench = Bench()
+    events: list[Event] = []
+
+    def sink(event: Event) -> None:
+        events.append(event)
+        job.cancelled = True
+
+    job = Job(Request(), sink, tokens=[ord("a")])
+    bench.scheduler.add(job)
+    bench.run()
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "cancelled"
+
+
+@pytest.mark.parametrize("result", [2, -1, -3])
+def test_failure_reaches_every_request(result: int) -> None:
+    bench = Bench(parallel=2)
+    asked = [bench.ask(prompt) for prompt in "abcd"]
+    bench.scheduler.step()
+    bench.context.results = [result]
+    bench.scheduler.step()
+    for one in asked:
+        assert isinstance(one.end, Failed)
+        assert one.end.kind == "engine"
+        assert str(result) in one.end.message
+    assert bench.scheduler.idle
+    after = bench.ask("ax")
+    bench.run()
+    assert (after.text, after.cached) == ("yz", 0)
+
+
+def test_raising_sink_hurts_its_own_request_only() -> None:
+    bench = Bench(parallel=2)
+
+    def sink(_event: Event) -> None:
+        raise RuntimeError
+
+    bench.scheduler.add(Job(Request(), sink, tokens=[ord("a")]))
+    other = bench.ask("w")
+    bench.run()
+    assert other.text == "xyz"
+
+
+def test_close_releases_samplers() -> None:
+    bench = Bench(parallel=2)
+    bench.ask("a")
+    bench.scheduler.step()
+    bench.scheduler.close()
+    assert all(sampler.freed for sampler in FakeSampler.made)
+
+
+def test_penalties_know_the_prompt() -> None:
+    bench = Bench()
+    bench.ask("abcdef", sampling=Sampling(repeat_last_n=3), max_tokens=1)
+    bench.run()
+    assert FakeSampler.made[0].accepted == [ord(char) for char in "def"]
+
+
+def test_step_without_work_runs_nothing() -> None:
+    bench = Bench()
+    bench.scheduler.step()
+    assert bench.context.batches == []
+
+
+# A job, by itself.
+
+
+def last_events(send: Callable[[Job], None]) -> tuple[Sequence[Event], int]:
+    events: list[Event] = []
+    ends: list[Job] = []
+    send(Job(Request(), events.append, ends.append))
+    return events, len(ends)
+
+
+def test_nothing_follows_the_last_event() -> None:
+    def send(job: Job) -> None:
+        job.send(Text("a"))
+        job.send(Failed("closed", "one"))
+        job.send(Failed("closed", "two"))
+        job.send(Text("b"))
+
+    assert last_events(send) == ([Text("a"), Failed("closed", "one")], 1)
