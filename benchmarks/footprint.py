@@ -75,7 +75,7 @@ def launcher_overhead(pack: Path, environment: Mapping[str, str], runs: int) -> 
     print(f"  through the launcher  {statistics.median(through) * 1e3:6.1f} ms")
     print(f"  runtime directly      {statistics.median(straight) * 1e3:6.1f} ms")
     print(
-        f"  launcher's share      {statistics.median(differences):6.2f} ms (median of differences)\n"
+        f"  launcher's share      {statistics.median(differences):6.2f} ms, median of differences\n"
     )
 
 

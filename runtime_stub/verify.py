@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from runtime_stub.bundle import FOOTER_SIZE, FOOTER_WINDOW, Bundle, read_at, sidecar_name
+from runtime_stub.bundle import FOOTER_SIZE, FOOTER_WINDOW, Bundle, Chunk, read_at, sidecar_name
 from runtime_stub.errors import SatchelError
 from runtime_stub.manifest import RAW, Entry
 
@@ -46,14 +46,21 @@ def verify(bundle: Bundle, progress: Callable[[int], None]) -> list[Region]:
 def check_entry(bundle: Bundle, entry: Entry, progress: Callable[[int], None]) -> Region:
     """Check the stored bytes of one entry; `progress` is as for `verify`."""
     try:
-        problem = (
-            _check_chunks(bundle, entry, progress)
-            if entry.table is not None
-            else _check_whole(bundle, entry, progress)
-        )
+        problem = _check_stored(bundle, entry, progress)
     except SatchelError as error:
         problem = error.message
     return Region(entry.name, entry.offset, entry.length, problem)
+
+
+def _check_stored(bundle: Bundle, entry: Entry, progress: Callable[[int], None]) -> str:
+    if entry.table is None:
+        return _check_whole(bundle, entry, progress)
+    try:
+        chunks = bundle.chunks(entry)
+    except SatchelError:
+        # The table is a region of its own and named as such; the entry may still be whole.
+        return _check_whole(bundle, entry, progress)
+    return _check_chunks(bundle, entry, chunks, progress)
 
 
 def _check_whole(bundle: Bundle, entry: Entry, progress: Callable[[int], None]) -> str:
@@ -69,9 +76,9 @@ def _check_whole(bundle: Bundle, entry: Entry, progress: Callable[[int], None]) 
     return "" if digest.hexdigest() == entry.stored_sha256 else "its bytes were changed"
 
 
-def _check_chunks(bundle: Bundle, entry: Entry, progress: Callable[[int], None]) -> str:
-    chunks = bundle.chunks(entry)
-
+def _check_chunks(
+    bundle: Bundle, entry: Entry, chunks: tuple[Chunk, ...], progress: Callable[[int], None]
+) -> str:
     def intact(index: int) -> bool:
         chunk = chunks[index]
         data = bundle.read(entry, chunk.offset, chunk.length)
