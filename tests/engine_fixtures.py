@@ -48,7 +48,8 @@ def sample_source(sample_model: Path) -> Iterator[ModelSource]:
 @pytest.fixture(scope="session")
 def sample_engine(sample_source: ModelSource) -> Iterator[Engine]:
     """One engine that answers four requests at once, for all tests that leave it running."""
-    engine = Engine(sample_source, EngineSettings(context=2048, parallel=4, threads=2))
+    # One thread: several wait for each other in busy loops, which is slow on a busy machine.
+    engine = Engine(sample_source, EngineSettings(context=2048, parallel=4, threads=1))
     engine.wait_ready(60)
     yield engine
     engine.close()

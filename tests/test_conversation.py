@@ -80,7 +80,7 @@ def test_oldest_turns_are_forgotten() -> None:
 
 
 def test_too_long_by_itself_costs_nothing() -> None:
-    engine = ScriptedEngine(said("1"), said("2"), *[[TOO_LONG]] * 3, said("3"))
+    engine = ScriptedEngine(said("1"), said("2"), [TOO_LONG], [TOO_LONG], [TOO_LONG], said("3"))
     conversation = talk(engine, "a", "b")
     assert list(conversation.say("far too long")) == [TOO_LONG]
     assert conversation.forgotten == 0

@@ -79,7 +79,7 @@ def test_odd_text(model: Model, text: str) -> None:
 def answer(path: Path, offset: int, length: int) -> str:
     with path.open("rb") as stream:
         engine = Engine(
-            ModelSource(stream.fileno(), offset, length), EngineSettings(context=256, threads=2)
+            ModelSource(stream.fileno(), offset, length), EngineSettings(context=256, threads=1)
         )
         events = list(engine.answer(ask("What is the capital of France?", sampling=GREEDY)))
         assert stream.tell() == 0, "the position belongs to the caller"

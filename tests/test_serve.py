@@ -61,9 +61,10 @@ def test_address_of_another_machine() -> None:
         listen("192.0.2.1", 0)
 
 
-def test_port_out_of_range() -> None:
-    with pytest.raises(AddressError):
-        listen("127.0.0.1", 70_000)
+@pytest.mark.parametrize("port", [-1, 65_536, 70_000, 2**40])
+def test_port_out_of_range(port: int) -> None:
+    with pytest.raises(AddressError, match="out of range"):
+        listen("127.0.0.1", port)
 
 
 def test_no_right_to_the_port(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ Jinja's sandbox keeps a template away from attributes and files, but not from ti
 memory. Two bounds are added here:
 
 - time: a trace function looks at the clock at each line and call of Python code, and a
-  compiled template is Python;
+  compiled template is Python; so does whatever costs;
 - work: whatever makes text or a list pays for its bytes out of one budget, and so does
   whatever walks through nested data in native code, where the clock is not looked at. What
   could make much out of little pays before it does.
@@ -13,6 +13,7 @@ memory. Two bounds are added here:
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -64,6 +65,7 @@ _FORBIDDEN_METHODS = frozenset(
     ["encode", "expandtabs", "format_map", "fromhex", "maketrans", "to_bytes", "translate"]
 )
 """Not used by chat templates; each makes much out of little, or bytes that do."""
+_TRACED = ("jinja2", "markupsafe", "json")
 _WIDE = re.compile(r"\d{4}")
 
 
@@ -75,6 +77,7 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         """Set up as chat templates expect it."""
         self._left = MAX_WORK
+        self._until = math.inf
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -107,14 +110,37 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def bounded(self) -> Iterator[None]:
         """Renew the budget and start the clock; raises PromptError when either runs out."""
         self._left = MAX_WORK
-        with _deadline():
+        self._until = time.monotonic() + MAX_SECONDS
+        before: Any = sys.gettrace()
+        sys.settrace(self._on_event)
+        try:
             yield
+        finally:
+            sys.settrace(before)
+
+    def _on_event(self, frame: FrameType, event: str, _argument: object) -> Any:
+        """Trace function: sees calls and lines of this thread only, at no cost to others.
+
+        What it raises must not fall into code that was called from a destructor or by the
+        garbage collector: it would be swallowed, and tracing is over once it has raised.
+        """
+        module = frame.f_globals.get("__name__")  # a compiled template has none
+        if module is not None and not module.startswith(_TRACED):
+            return None
+        if event in ("call", "line"):
+            self._check_clock()
+        return self._on_event
+
+    def _check_clock(self) -> None:
+        if time.monotonic() > self._until:
+            raise PromptError(f"the chat template takes longer than {MAX_SECONDS:.0f} seconds")
 
     def spend(self, amount: int) -> None:
         """Pay for something that is made or walked through."""
         self._left -= amount
         if self._left < 0:
             raise PromptError("the chat template makes text or lists without end")
+        self._check_clock()
 
     def made(self, value: Any) -> Any:
         """Pay for `value`, which has just been made."""
@@ -428,32 +454,3 @@ def _bits(value: Any) -> int:
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
-
-
-@contextmanager
-def _deadline() -> Iterator[None]:
-    """Raise PromptError out of Python code that runs longer than MAX_SECONDS.
-
-    The trace function sees calls and lines of this thread only, and costs nothing to others.
-    """
-    until = time.monotonic() + MAX_SECONDS
-    before: Any = sys.gettrace()
-    here = _bounded.__code__.co_filename  # not __file__, which differs when frozen
-
-    def check() -> None:
-        if time.monotonic() > until:
-            raise PromptError(f"the chat template takes longer than {MAX_SECONDS:.0f} seconds")
-
-    def on_event(frame: FrameType, _event: str, _argument: object) -> Callable[..., Any] | None:
-        check()
-        # The loops in this file are bounded by the budget.
-        return None if frame.f_code.co_filename == here else on_event
-
-    sys.settrace(on_event)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
-    # What the trace function raises could have been swallowed on the way, and tracing ends
-    # with it.
-    check()

@@ -20,6 +20,8 @@ SHUTDOWN_SECONDS = 30
 
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket. Raises AddressError that says what is wrong with the address."""
+    if not 0 <= port <= 65535:  # the C library takes it modulo 65536
+        raise AddressError(f"port {port} is out of range", "Ports go from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -27,17 +29,14 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise AddressError(f"{host!r} is not an address to listen on: {error.strerror}") from None
-    except (ValueError, OverflowError) as error:  # not encodable as a name, or a port past 65535
-        raise AddressError(f"{host!r} port {port} is no address: {error}") from None
+    except ValueError as error:  # not encodable as a name
+        raise AddressError(f"{host!r} is not an address to listen on: {error}") from None
     try:
         # On Windows it would let two programs listen on one port.
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(1024)
-    except OverflowError:
-        listener.close()
-        raise AddressError(f"port {port} is out of range", "Ports end at 65535") from None
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
