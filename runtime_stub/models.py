@@ -37,10 +37,11 @@ def model_source(
     `on_start` and `on_wait` are as for `extract.extract_model`.
     """
     if entry.codec == RAW:
-        return ModelSource(bundle.descriptor_of(entry), entry.offset, entry.length)
+        descriptor = bundle.descriptor_of(entry)
+        return ModelSource(descriptor, entry.offset, entry.length, bundle.path.name)
     path = extract_model(bundle, entry, roots(bundle), on_start=on_start, on_wait=on_wait)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    return ModelSource(descriptor, 0, entry.size)
+    return ModelSource(descriptor, 0, entry.size, bundle.path.name)
 
 
 def roots(bundle: Bundle) -> list[Path]:

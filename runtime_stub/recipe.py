@@ -30,7 +30,7 @@ SAMPLING: dict[str, Setting] = {
     "top_k": Setting(int, "only the K most likely tokens; 0 for all", 0, 1_000_000),
     "top_p": Setting(float, "only the most likely tokens that make up this probability", 0, 1),
     "min_p": Setting(float, "only tokens this likely relative to the best", 0, 1),
-    "repeat_penalty": Setting(float, "above 1 discourages repetition", 0, 10),
+    "repeat_penalty": Setting(float, "above 1 discourages repetition", 0.01, 10),
     "frequency_penalty": Setting(float, "discourages frequent tokens", -10, 10),
     "presence_penalty": Setting(float, "discourages tokens that occurred", -10, 10),
     "repeat_last_n": Setting(int, "how many tokens the penalties look back", 0, 1_000_000),

@@ -9,6 +9,8 @@ Loading starts at once; requests that come before it has ended wait for it.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -29,13 +31,14 @@ from runtime_stub.engine.messages import (
     Status,
 )
 from runtime_stub.engine.scheduler import Job, Scheduler, Sink
-from runtime_stub.errors import EngineError, PromptError, SatchelError
+from runtime_stub.errors import EngineError, PackChangedError, PromptError, SatchelError
 
 if TYPE_CHECKING:
     from runtime_stub.engine.prompt import PromptBuilder
 
 FIT_ANSWER = 2048
 """Room for the answer, in tokens, where a request names no limit and the context fits it."""
+CHANGED = "the pack was changed while it was running"
 _CLOSED = "the engine is shutting down"
 
 
@@ -56,6 +59,7 @@ class Engine:
     def __init__(self, source: ModelSource, settings: EngineSettings) -> None:
         """Start loading the model at `source` in the background."""
         self._source = source
+        self._source_state = _state(source)
         self._settings = settings
         self._status = Status("loading")
         self._facts: ModelFacts | None = None
@@ -134,9 +138,11 @@ class Engine:
 
     def _run_intake(self) -> None:
         builder: PromptBuilder | None = None
+        # Imported while the model loads in the other thread; a failure is told to each job.
+        with contextlib.suppress(ImportError):
+            import runtime_stub.engine.prompt  # noqa: F401
         while (job := self._intake.get()) is not None:
             try:
-                # Imported while the model loads in the other thread.
                 from runtime_stub.engine.prompt import PromptBuilder
 
                 self._settled.wait()
@@ -176,10 +182,14 @@ class Engine:
         try:
             while not self._closing:
                 scheduler = self._turn(scheduler)
+            kind = "closed"
             self._status = Status("closed", message=_CLOSED)
+        except PackChangedError as error:
+            kind = "changed"
+            self._status = Status("failed", message=str(error))
         except Exception as error:  # noqa: BLE001  (a bug here must end the requests, visibly)
+            kind = "engine"
             self._status = Status("failed", message=f"the engine failed: {error!r}")
-        kind = "engine" if self._status.state == "failed" else "closed"
         with self._lock:
             self._closing = True
             self._intake.put(None)
@@ -195,12 +205,13 @@ class Engine:
         self._model.free()
 
     def _load(self) -> None:
-        from runtime_stub.engine.model import load_model
+        from runtime_stub.engine.model import end_on_bus_error, load_model
 
         def on_progress(fraction: float) -> bool:
             self._status = Status("loading", progress=fraction)
             return not self._closing
 
+        end_on_bus_error(f"{self._source.name}: {CHANGED}. Start it again\n")
         hardware = read_hardware()
         self._threads = self._settings.threads or hardware.physical_cores
         self._model = load_model(self._source, on_progress)
@@ -254,6 +265,9 @@ class Engine:
             if scheduler is not None:
                 scheduler.add(job)
         if scheduler is not None:
+            # Weights are read from the file as they are needed: changed ones mean nonsense.
+            if _state(self._source) != self._source_state:
+                raise PackChangedError(CHANGED, "Start it again")
             scheduler.step()
         return scheduler
 
@@ -273,3 +287,9 @@ class Engine:
             job.send(Failed("engine", error.message, error.hint))
             return None
         return Scheduler(self._model, context, self._settings.parallel)
+
+
+def _state(source: ModelSource) -> tuple[int, int]:
+    """What changes when somebody writes to the model's file: its size and time."""
+    facts = os.fstat(source.descriptor)
+    return facts.st_size, facts.st_mtime_ns

@@ -41,6 +41,10 @@ def library() -> Any:
 def _open() -> Any:
     # Read by ggml when native code aborts: no debugger is started, no trace printed.
     os.environ["GGML_NO_BACKTRACE"] = "1"
+    # Read by OpenMP when it is loaded. Threads that wait for each other spin 300,000 times by
+    # default, and on a machine that does anything else besides, that is several times slower.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.submodule_search_locations is None:
         raise EngineError("llama-cpp-python is not installed", "Run `python build.py`")

@@ -13,6 +13,8 @@ class ModelSource:
     descriptor: int
     offset: int
     length: int
+    name: str = "satchel"
+    """What the file is called, for messages."""
 
 
 @dataclass(frozen=True)

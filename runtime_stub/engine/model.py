@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime_stub.engine.library import library, native, recent_problems
 from runtime_stub.engine.messages import ModelSource
-from runtime_stub.errors import EngineError
+from runtime_stub.errors import EngineError, PackChangedError
 
 _LOAD_MODE_MMAP = 1
 
@@ -108,6 +108,16 @@ class Model:
                 self._vocabulary, token, buffer, room, 0, special
             )
         return buffer.raw[: max(0, length)]
+
+
+def end_on_bus_error(line: str) -> None:
+    """Print `line` and end the process when a mapped file turns out to have been cut short.
+
+    The kernel says so with a signal in the middle of native code: there is no way back.
+    """
+    install = native("satchel_on_bus_error")
+    if install is not None:
+        install(line.encode(errors="replace"), ctypes.c_int(PackChangedError.exit_code))
 
 
 def load_model(source: ModelSource, on_progress: Callable[[float], bool]) -> Model:
