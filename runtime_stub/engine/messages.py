@@ -30,6 +30,10 @@ class EngineSettings:
     flash_attention: bool = True
     batch: int = 512
     """Prompt tokens read per step."""
+    queue: int = 64
+    """How many requests may wait for a slot; further ones fail as "busy"."""
+    timeout: float = 600.0
+    """Longest time from submitting to the last event, in seconds; 0 for no limit."""
     template: str | None = None
     """A chat template to use instead of the model's own."""
 
@@ -51,7 +55,24 @@ class Sampling:
     presence_penalty: float = 0.0
     repeat_last_n: int = 64
     seed: int | None = None
-    """None chooses a fresh one."""
+    """None chooses a fresh one; choice n of several adds n to it."""
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    """Negative: off."""
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    """0: off."""
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_last_n: int = -1
+    """How many tokens DRY looks back; -1 is the whole context."""
+    mirostat: int = 0
+    """0: off; 1 or 2 is its version, which replaces top-k, top-p and their relatives."""
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit); minus infinity forbids the token."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +80,68 @@ class Request:
     """One thing to be answered: a chat to continue, or a text to complete."""
 
     messages: tuple[dict[str, Any], ...] = ()
-    """Chat messages with "role" and "content"; used when `text` is None."""
+    """Chat messages in OpenAI's shape; used when `text` and `tokens` are None."""
     text: str | None = None
     """Raw text to complete, without the chat template."""
+    tokens: tuple[int, ...] | None = None
+    """The same, already tokenised."""
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     """None goes on until the model stops or the context is full."""
     stop: tuple[str, ...] = ()
     """Generation ends before the first of these."""
+    choices: int = 1
+    """How many answers to give to the one prompt."""
+    logprobs: int | None = None
+    """With each token its probability, and those of so many alternatives."""
+    grammar: str | None = None
+    """GBNF that the answer must follow, already checked."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Functions the model may call, in OpenAI's shape: {"name", "description", "parameters"}."""
+    tool_choice: str = "auto"
+    """One of "auto", "none", "required", or "function:NAME" for one that must be called."""
+    parallel_tool_calls: bool = True
+    reasoning: bool = True
+    """Whether reasoning is told apart from the answer; if not, it is part of the text."""
     template_arguments: dict[str, Any] = field(default_factory=dict)
     """Further variables for the chat template."""
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Texts to turn into vectors. Answered by one Embeddings event."""
+
+    texts: tuple[str, ...]
+    normalise: bool = True
+
+
+@dataclass(frozen=True)
+class RerankRequest:
+    """Documents to score against a query. Answered by one Scores event."""
+
+    query: str
+    documents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TokenizeRequest:
+    """A text, or a chat as the template renders it, to tokenise. Answered by one Tokens event."""
+
+    text: str | None = None
+    messages: tuple[dict[str, Any], ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    add_special: bool = False
+    """For a text: add the tokens that start a prompt."""
+
+
+@dataclass(frozen=True)
+class DetokenizeRequest:
+    """Tokens to turn into text. Answered by one Detokenized event."""
+
+    tokens: tuple[int, ...]
+
+
+AnyRequest = Request | EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
 
 
 @dataclass(frozen=True)
@@ -81,10 +154,56 @@ class PromptRead:
 
 
 @dataclass(frozen=True)
-class Text:
-    """A piece of the answer. Concatenated pieces are the answer."""
+class TokenLogprob:
+    """A token, its logarithmic probability, and those that came closest."""
 
     text: str
+    """What it stands for; U+FFFD where it is part of a character."""
+    raw: bytes
+    logprob: float
+    top: tuple[tuple[str, bytes, float], ...] = ()
+    """(text, raw, logprob) of the most probable tokens, best first."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of the answer. Concatenated pieces of one choice are its answer."""
+
+    text: str
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the tokens that came since the last piece, when they were asked for."""
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a function, or the next piece of its arguments."""
+
+    index: int
+    """Which call of this choice, from 0."""
+    identity: str = ""
+    """Set in the first piece only, as is `name`."""
+    name: str = ""
+    arguments: str = ""
+    """JSON text; the pieces of one call concatenate."""
+    choice: int = 0
+
+
+@dataclass(frozen=True)
+class ChoiceEnd:
+    """One choice is complete."""
+
+    reason: str
+    """One of "stop", "length", "tool_calls" or "cancelled"."""
+    choice: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,8 +222,39 @@ class Finished:
     """The last event of a request that was answered."""
 
     reason: str
-    """One of "stop" (the model ended, or a stop string came), "length" or "cancelled"."""
+    """Why the first choice ended, as in ChoiceEnd."""
     usage: Usage
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The only event of an EmbedRequest that was answered."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    tokens: int
+    """How many were read."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The only event of a RerankRequest that was answered: higher is more relevant."""
+
+    scores: tuple[float, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The only event of a TokenizeRequest that was answered."""
+
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Detokenized:
+    """The only event of a DetokenizeRequest that was answered."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -112,13 +262,28 @@ class Failed:
     """The last event of a request that could not be answered."""
 
     kind: str
-    """One of "prompt" or "too-long" (the request's own fault), "engine", "closed" (the engine was
-    stopped) or "changed" (the model's file was, while it was in use)."""
+    """One of "prompt" or "too-long" (the request's own fault), "unsupported" (this model can't do
+    it), "busy" (too many wait already), "timeout", "engine", "closed" (the engine was stopped) or
+    "changed" (the model's file was, while it was in use)."""
     message: str
     hint: str = ""
 
 
-Event = PromptRead | Text | Finished | Failed
+Event = (
+    PromptRead
+    | Text
+    | Reasoning
+    | ToolCall
+    | ChoiceEnd
+    | Finished
+    | Failed
+    | Embeddings
+    | Scores
+    | Tokens
+    | Detokenized
+)
+LAST_EVENTS = (Finished, Failed, Embeddings, Scores, Tokens, Detokenized)
+"""Exactly one of these ends every request."""
 
 
 @dataclass(frozen=True)
@@ -147,5 +312,11 @@ class ModelFacts:
     context_reason: str
     threads: int
     cpu_variant: str
+    embeddings: bool
+    """Whether it answers EmbedRequests."""
+    rerank: bool
+    """Whether it answers RerankRequests."""
+    vocabulary: int
+    """How many tokens there are."""
     template: str
     """Where the chat template comes from: "model", "recipe" or a named fallback."""
