@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from runtime_stub.environment import Launch
 
 _BROWSERS = ("xdg-open", "open", "sensible-browser", "firefox", "chromium")
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 
@@ -35,14 +37,32 @@ def start_host_program(
     )
 
 
-def start_self(launch: Launch, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start this pack again, through its launcher. Raises OSError."""
+def start_self(
+    launch: Launch, arguments: Sequence[str], *, socket: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start this pack again, through its launcher. Raises OSError.
+
+    With a `socket`, which it inherits, it is a worker that talks over that alone: a Ctrl-C in
+    the terminal does not reach it, and it reads and writes nothing else but standard error.
+    """
+    worker = socket is not None
     return subprocess.Popen(
         [launch.argv0, *arguments],
         executable=f"/proc/self/fd/{launch.descriptor}",
         env=launch.host_environment,
-        pass_fds=(launch.descriptor,),
+        stdin=subprocess.DEVNULL if worker else None,
+        stdout=subprocess.DEVNULL if worker else None,
+        start_new_session=worker,
+        pass_fds=(launch.descriptor,) if socket is None else (launch.descriptor, socket),
     )
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends, where it can."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def open_browser(launch: Launch, address: str) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,10 +35,22 @@ from runtime_stub.errors import (
 from runtime_stub.recipe import SAMPLING, Recipe, check_value, recipe_from
 
 if TYPE_CHECKING:
+    import subprocess
+
     from runtime_stub.engine.engine import Engine
-    from runtime_stub.engine.messages import Event, Failed, Request, Sampling
+    from runtime_stub.engine.messages import (
+        EngineSettings,
+        Event,
+        Failed,
+        ModelSource,
+        Request,
+        Sampling,
+    )
+    from runtime_stub.engine.remote import RemoteEngine
+    from runtime_stub.server.state import State
 
 DEFAULT_PORT = 8080
+API_KEY_VARIABLE = "SATCHEL_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,6 @@ def main(launch: Launch) -> int:
 
 def _default_command(recipe: Recipe) -> list[str]:
     """What a pack does without arguments: its recipe's mode, or answer what is piped in."""
-    import os
     import stat
 
     if recipe.mode == "chat" and sys.stdin is not None:
@@ -100,6 +114,15 @@ def _checked(_context: click.Context, parameter: click.Parameter, value: Any) ->
     if value is not None and parameter.name is not None:
         check_value(parameter.opts[0], value, SAMPLING[parameter.name], "the command line")
     return value
+
+
+def _checked_key(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> str | None:
+    # Headers can carry nothing else, and an empty one would be known to all.
+    if value is not None and not (value.isascii() and value.isprintable() and value.split()):
+        raise click.BadParameter("a key is made of printable ASCII characters")
+    return value.strip() if value is not None else None
 
 
 @click.group(
@@ -194,45 +217,172 @@ def chat(session: Session, /, **options: Any) -> int:
     type=click.IntRange(0, 65535),
     help=f"Port to listen on; 0 takes a free one.  [default: {DEFAULT_PORT}]",
 )
+@click.option("--unix-socket", type=click.Path(path_type=Path), help="Listen there instead.")
+@click.option(
+    "--api-key",
+    envvar=API_KEY_VARIABLE,
+    callback=_checked_key,
+    metavar="KEY",
+    help=f"Only answer who knows this. Better given as {API_KEY_VARIABLE}.",
+)
+@click.option(
+    "--allow-host", multiple=True, metavar="NAME", help="Also answer to this name; * for any."
+)
+@click.option(
+    "--allow-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let pages of this origin use it; * for any.",
+)
+@click.option("--access-log", is_flag=True, help="Write a line of JSON for each request to stderr.")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Requests to answer at once.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(0, 100_000),
+    default=64,
+    show_default=True,
+    help="Requests that may wait; further ones are told to come back.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0),
+    default=600.0,
+    show_default=True,
+    help="Seconds until a request is given up; 0 for never.",
+)
 @click.option("--open", "open_page", is_flag=True, help="Open it in the browser.")
 @_generation_options
 @click.pass_obj
 def serve(
-    session: Session, /, host: str | None, port: int | None, open_page: bool, **options: Any
+    session: Session,
+    /,
+    host: str | None,
+    port: int | None,
+    unix_socket: Path | None,
+    open_page: bool,
+    **options: Any,
 ) -> int:
-    """Serve the model over HTTP, with OpenAI's interface under /v1."""
-    from runtime_stub.server.serve import address_of, listen
+    """Serve the model over HTTP, with the interfaces of OpenAI, Anthropic and Ollama."""
+    from runtime_stub.server.listener import address_of, is_exposed, listen, listen_unix
 
     settings = session.recipe.server
-    listener = listen(
-        host or str(settings.get("host", "127.0.0.1")),
-        int(settings.get("port", DEFAULT_PORT)) if port is None else port,
-    )
-    # The port is ours before anything slow happens; the model loads while the rest imports.
-    engine = _engine(session, options, context=options["context"] or session.recipe.context)
+    if unix_socket is None:
+        host = host or str(settings.get("host", "127.0.0.1"))
+        port = int(settings.get("port", DEFAULT_PORT)) if port is None else port
+        listener = listen(host, port)
+    elif host is not None or port is not None or open_page:
+        raise click.UsageError("--unix-socket goes without --host, --port and --open")
+    else:
+        listener = listen_unix(unix_socket)
+    # The address is ours before anything slow happens; the model loads while the rest imports.
+    engine = _remote_engine(session, options)
 
     from runtime_stub.children import open_browser
     from runtime_stub.server import serve as server
-    from runtime_stub.server.app import Defaults, make_app
+    from runtime_stub.server.app import make_app
+    from runtime_stub.server.guard import Rules, own_names
 
-    request = _request(session, options)
-    defaults = Defaults(
-        model=session.recipe.name,
-        created=int(session.launch.path.stat().st_mtime) if session.launch.path.exists() else 0,
-        sampling=request.sampling,
-        system=options["system"] or session.recipe.system,
-        max_tokens=request.max_tokens,
+    exposed = is_exposed(listener)
+    rules = Rules(
+        api_key=options["api_key"],
+        hosts=(*own_names(host, exposed=exposed), *options["allow_host"]),
+        origins=options["allow_origin"],
+        check_host=unix_socket is None,
+    )
+    app = make_app(
+        _served(session, engine, options),
+        rules=rules,
+        access_log=_log_line if options["access_log"] else None,
     )
     address = address_of(listener)
 
     def on_ready() -> None:
         click.echo(f"{session.recipe.name} is listening on {address} (Ctrl-C stops it)", err=True)
+        if exposed and rules.api_key is None:
+            click.echo("Other machines can use it, too. --api-key keeps strangers out.", err=True)
         if open_page and not open_browser(session.launch, address):
             click.echo(f"No browser was found; open {address} yourself.", err=True)
 
-    server.run(make_app(engine, defaults), listener, on_ready)
+    server.run(app, listener, on_ready)
     engine.close()
     return 0
+
+
+def _served(session: Session, engine: RemoteEngine, options: dict[str, Any]) -> State:
+    """What the faces are told about the pack."""
+    from runtime_stub.models import first_model
+    from runtime_stub.server.state import Defaults, Served, State
+
+    request = _request(session, options)
+    entry = first_model(session.bundle)
+    path = session.launch.path
+    model = Served(
+        name=session.recipe.name,
+        engine=engine,
+        defaults=Defaults(
+            sampling=request.sampling,
+            system=options["system"] or session.recipe.system,
+            max_tokens=request.max_tokens,
+        ),
+        created=int(path.stat().st_mtime) if path.exists() else 0,
+        size=entry.size,
+        sha256=entry.sha256,
+        details=entry.metadata,
+        template=session.recipe.template,
+    )
+    return State((model,), options["parallel"])
+
+
+def _log_line(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@pack.command("engine", hidden=True)
+@click.option("--fd", "descriptor", type=click.IntRange(0), required=True)
+@click.pass_obj
+def engine_process(session: Session, descriptor: int) -> None:
+    """Answer the process that started this one, over the socket it left open."""
+    from runtime_stub.children import end_with_parent
+
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+
+    import socket
+
+    from runtime_stub.engine.process import run_engine
+    from runtime_stub.engine.wire import Connection, Start
+
+    def load(start: Start, on_progress: Callable[[float], None]) -> Engine:
+        from runtime_stub.engine.engine import Engine
+        from runtime_stub.models import model_source
+
+        def on_start(size: int) -> Callable[[int], None]:
+            done = 0
+
+            def count(more: int) -> None:
+                nonlocal done
+                done += more
+                on_progress(done / size)
+
+            return count
+
+        entry = session.bundle.entry(start.model)
+        source = model_source(session.bundle, entry, on_start=on_start, on_wait=lambda: None)
+        return Engine(source, start.settings)
+
+    try:
+        os.set_inheritable(descriptor, False)
+        end = socket.socket(fileno=descriptor)
+    except OSError:
+        raise InputError(f"descriptor {descriptor} is no socket", "Use `serve`") from None
+    # Threads may be at work in native code: nothing is torn down under them.
+    os._exit(run_engine(Connection(end), load))
 
 
 @pack.command()
@@ -349,7 +499,45 @@ def _request(session: Session, options: dict[str, Any]) -> Request:
 def _engine(session: Session, options: dict[str, Any], *, context: int | None) -> Engine:
     """Start loading the model, extracting it first if the pack holds it compressed."""
     from runtime_stub.engine.engine import Engine
+
+    return Engine(_source(session), _settings(session, options, context))
+
+
+def _remote_engine(session: Session, options: dict[str, Any]) -> RemoteEngine:
+    """The same in a process of its own."""
+    from runtime_stub.children import start_self
+    from runtime_stub.engine.remote import RemoteEngine
+    from runtime_stub.manifest import RAW
+    from runtime_stub.models import first_model
+
+    model = first_model(session.bundle)
+    if model.codec != RAW:
+        os.close(_source(session).descriptor)  # extracted, with a progress bar
+
+    def start(socket: int) -> subprocess.Popen[bytes]:
+        return start_self(session.launch, ["engine", "--fd", str(socket)], socket=socket)
+
+    def on_stop(reason: str) -> None:
+        click.echo(f"{session.recipe.name}: {reason}; it is starting anew", err=True)
+
+    context = options["context"] or session.recipe.context
+    settings = _settings(session, options, context)
+    return RemoteEngine(start, model.name, settings, on_stop=on_stop)
+
+
+def _settings(session: Session, options: dict[str, Any], context: int | None) -> EngineSettings:
     from runtime_stub.engine.messages import EngineSettings
+
+    return EngineSettings(
+        context=context,
+        threads=options["threads"] or 0,
+        template=session.recipe.template,
+        **{name: options[name] for name in ("parallel", "queue", "timeout") if name in options},
+    )
+
+
+def _source(session: Session) -> ModelSource:
+    """Where the model lies, once it is extracted if the pack holds it compressed."""
     from runtime_stub.models import first_model, model_source
 
     bars: list[progress] = []
@@ -362,18 +550,12 @@ def _engine(session: Session, options: dict[str, Any], *, context: int | None) -
         click.echo("Waiting for another start to finish extracting the model.", err=True)
 
     try:
-        source = model_source(
+        return model_source(
             session.bundle, first_model(session.bundle), on_start=on_start, on_wait=on_wait
         )
     finally:
         for bar in bars:
             bar.__exit__()
-    settings = EngineSettings(
-        context=context,
-        threads=options["threads"] or 0,
-        template=session.recipe.template,
-    )
-    return Engine(source, settings)
 
 
 def _show_loading(engine: Engine) -> None:

@@ -22,7 +22,7 @@ from runtime_stub.engine.messages import (
     Text,
     Usage,
 )
-from runtime_stub.engine.scheduler import Sink
+from runtime_stub.engine.job import Sink
 
 SAMPLE_VARIABLE = "SATCHEL_SAMPLE_MODEL"
 NO_USAGE = Usage(0, 0, 0, 0.0, 0.0)

@@ -7,39 +7,29 @@ from typing import Any
 import httpx
 import pytest
 from engine_fixtures import NO_USAGE, ScriptedEngine, eventually
+from face_fixtures import USAGE, scripted, send, state_of
 from starlette.types import Message
 
 from runtime_stub.engine.messages import (
+    ChoiceEnd,
     Event,
     Failed,
     Finished,
     PromptRead,
-    Sampling,
     Status,
     Text,
-    Usage,
 )
-from runtime_stub.server import app as module
-from runtime_stub.server.app import Defaults, make_app
+from runtime_stub.server import bridge, openai, replies
+from runtime_stub.server.app import make_app
 
-DEFAULTS = Defaults("pack", 5, Sampling(), system="Be brief.", max_tokens=100)
-USAGE = Usage(10, 4, 2, 0.1, 0.2)
-HELLO: list[Event | float] = [PromptRead(10, 4), Text("Hel"), Text("lo"), Finished("stop", USAGE)]
+END: list[Event | float] = [ChoiceEnd("stop"), Finished("stop", USAGE)]
+HELLO: list[Event | float] = [PromptRead(10, 4), Text("Hel"), Text("lo"), *END]
 CHAT = "/v1/chat/completions"
-
-
-def request(engine: ScriptedEngine, method: str, path: str, **arguments: Any) -> httpx.Response:
-    async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(make_app(engine, DEFAULTS))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path, **arguments)
-
-    return asyncio.run(send())
 
 
 def chat(engine: ScriptedEngine, **fields: Any) -> httpx.Response:
     document = {"messages": [{"role": "user", "content": "Hi"}], **fields}
-    return request(engine, "POST", CHAT, json=document)
+    return send(engine, "POST", CHAT, json=document)
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
@@ -61,11 +51,15 @@ def events_of(response: httpx.Response) -> list[Any]:
 
 
 def test_whole_answer() -> None:
-    engine = ScriptedEngine(HELLO)
+    engine = scripted(HELLO)
     response = chat(engine, temperature=0.5)
     assert response.status_code == 200
     document = response.json()
-    assert document["choices"][0]["message"] == {"role": "assistant", "content": "Hello"}
+    assert document["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "Hello",
+        "refusal": None,
+    }
     assert document["choices"][0]["finish_reason"] == "stop"
     assert (document["model"], document["object"]) == ("pack", "chat.completion")
     assert document["id"].startswith("chatcmpl-")
@@ -76,7 +70,7 @@ def test_whole_answer() -> None:
 
 
 def test_streamed_answer() -> None:
-    response = chat(ScriptedEngine(HELLO), stream=True)
+    response = chat(scripted(HELLO), stream=True)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers["cache-control"] == "no-store"
@@ -90,7 +84,7 @@ def test_streamed_answer() -> None:
 
 
 def test_usage_in_the_stream() -> None:
-    response = chat(ScriptedEngine(HELLO), stream=True, stream_options={"include_usage": True})
+    response = chat(scripted(HELLO), stream=True, stream_options={"include_usage": True})
     *_, last, usage, done = events_of(response)
     assert last["choices"][0]["finish_reason"] == "stop"
     assert usage["choices"] == []
@@ -99,24 +93,24 @@ def test_usage_in_the_stream() -> None:
 
 
 def test_idle_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEEP_ALIVE_SECONDS", 0.02)
-    engine = ScriptedEngine([PromptRead(1, 0), 0.2, Text("x"), Finished("stop", NO_USAGE)])
+    monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.02)
+    engine = scripted([PromptRead(1, 0), 0.2, Text("x"), Finished("stop", NO_USAGE)])
     assert ": waiting\n\n" in chat(engine, stream=True).text
 
 
 def test_stop() -> None:
-    engine = ScriptedEngine(HELLO)
+    engine = scripted(HELLO)
     chat(engine, stop="END")
     assert engine.requests[0].stop == ("END",)
 
 
-@pytest.mark.parametrize("model", ["pack", "default", ""])
+@pytest.mark.parametrize("model", ["pack", "pack:latest", "default", ""])
 def test_names_of_the_model(model: str) -> None:
-    assert chat(ScriptedEngine(HELLO), model=model).status_code == 200
+    assert chat(scripted(HELLO), model=model).status_code == 200
 
 
 def test_models() -> None:
-    document = request(ScriptedEngine(), "GET", "/v1/models").json()
+    document = send(scripted(), "GET", "/v1/models").json()
     assert document == {
         "object": "list",
         "data": [{"id": "pack", "object": "model", "created": 5, "owned_by": "satchel"}],
@@ -133,8 +127,14 @@ def test_models() -> None:
     ],
 )
 def test_health(status: Status, code: int, document: dict[str, Any]) -> None:
-    response = request(ScriptedEngine(status=status), "GET", "/health")
+    response = send(with_status(status), "GET", "/health")
     assert (response.status_code, response.json()) == (code, document)
+
+
+def with_status(status: Status) -> ScriptedEngine:
+    engine = scripted()
+    engine._status = status
+    return engine
 
 
 # What is refused.
@@ -154,41 +154,42 @@ def test_health(status: Status, code: int, document: dict[str, Any]) -> None:
     ],
 )
 def test_bad_body(body: bytes) -> None:
-    response = request(ScriptedEngine(), "POST", CHAT, content=body)
+    response = send(scripted(), "POST", CHAT, content=body)
     assert response.status_code == 400
     assert error_of(response)["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("field", ["temperature", "no_such_field", "tools", "max_tokens"])
 def test_bad_field_is_named(field: str) -> None:
-    response = chat(ScriptedEngine(), **{field: "x"})
+    response = chat(scripted(), **{field: "x"})
     assert response.status_code == 400
     assert field in error_of(response)["message"]
+    assert error_of(response)["param"] == field
 
 
 def test_unknown_model() -> None:
-    response = chat(ScriptedEngine(), model="gpt-4o")
+    response = chat(scripted(), model="gpt-4o")
     assert response.status_code == 404
     assert error_of(response)["code"] == "model_not_found"
     assert "pack" in error_of(response)["message"]
 
 
 def test_unknown_path() -> None:
-    response = request(ScriptedEngine(), "GET", "/nothing/here")
+    response = send(scripted(), "GET", "/nothing/here")
     assert response.status_code == 404
     assert "/nothing/here" in error_of(response)["message"]
 
 
 def test_wrong_method() -> None:
-    response = request(ScriptedEngine(), "GET", CHAT)
+    response = send(scripted(), "GET", CHAT)
     assert response.status_code == 405
     assert "GET" in error_of(response)["message"]
     assert response.headers["allow"] == "POST"
 
 
 def test_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BODY", 1 << 20)
-    response = request(ScriptedEngine(), "POST", CHAT, content=b" " * ((1 << 20) + 1))
+    monkeypatch.setattr(replies, "MAX_BODY", 1 << 20)
+    response = send(scripted(), "POST", CHAT, content=b" " * ((1 << 20) + 1))
     assert response.status_code == 413
     assert "1 MB" in error_of(response)["message"]
 
@@ -199,13 +200,18 @@ def test_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (Failed("prompt", "bad template"), 400, None),
         (Failed("too-long", "9 tokens and 5", "Shorten it"), 400, "context_length_exceeded"),
+        (Failed("unsupported", "no tools"), 400, "unsupported"),
+        (Failed("busy", "too many"), 503, "busy"),
+        (Failed("timeout", "too slow"), 504, "timeout"),
+        (Failed("changed", "another file"), 503, None),
         (Failed("engine", "broken"), 503, None),
         (Failed("closed", "shutting down"), 503, None),
     ],
 )
 def test_failures(event: Failed, status: int, code: str | None, stream: bool) -> None:
-    response = chat(ScriptedEngine([event]), stream=stream)
+    response = chat(scripted([event]), stream=stream)
     assert response.status_code == status
+    assert ("retry-after" in response.headers) == (event.kind == "busy")
     error = error_of(response)
     assert (error["code"], error["type"]) == (
         code,
@@ -217,9 +223,9 @@ def test_failures(event: Failed, status: int, code: str | None, stream: bool) ->
 
 def test_failure_in_the_middle() -> None:
     script: list[Event | float] = [PromptRead(1, 0), Text("a"), Failed("engine", "broken")]
-    response = chat(ScriptedEngine(list(script)))
+    response = chat(scripted(list(script)))
     assert response.status_code == 503
-    *_, last = events_of(chat(ScriptedEngine(list(script)), stream=True))
+    *_, last = events_of(chat(scripted(list(script)), stream=True))
     assert last["error"]["message"] == "broken"
 
 
@@ -227,12 +233,10 @@ def test_mistake_in_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(module, "engine_request", fail)
+    monkeypatch.setattr(openai, "chat_request", fail)
 
     async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(
-            make_app(ScriptedEngine(), DEFAULTS), raise_app_exceptions=False
-        )
+        transport = httpx.ASGITransport(make_app(state_of(scripted())), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.post(CHAT, json={"messages": []})
 
@@ -251,7 +255,7 @@ class Client:
         self.sent: list[Message] = []
         self.gone = asyncio.Event()
         self.has_sent = asyncio.Event()
-        self._app = make_app(engine, DEFAULTS)
+        self._app = make_app(state_of(engine))
         document = {"messages": [{"role": "user", "content": "Hi"}], **fields}
         self._body: bytes | None = json.dumps(document).encode()
         self.scope = {
@@ -296,14 +300,14 @@ FOREVER: list[Event | float] = [Text("x"), 0.05] * 1000
 
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(bridge, "LOOK_SECONDS", 0.02)
 
 
 @pytest.mark.parametrize("version", ["2.3", "2.4"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_gone_while_the_prompt_is_read(stream: bool, version: str) -> None:
     async def play() -> None:
-        engine = ScriptedEngine([])
+        engine = scripted([])
         client = Client(engine, version, stream=stream)
         task = asyncio.create_task(client.run())
         await asyncio.sleep(0.05)
@@ -319,7 +323,7 @@ def test_gone_during_the_answer(version: str) -> None:
 
     async def play() -> None:
         flow: list[Event | float] = [Text("x"), 0.005]
-        engine = ScriptedEngine([PromptRead(1, 0), *flow * 4000])
+        engine = scripted([PromptRead(1, 0), *flow * 4000])
         client = Client(engine, version)
         task = asyncio.create_task(client.run())
         await asyncio.sleep(0.1)
@@ -331,7 +335,7 @@ def test_gone_during_the_answer(version: str) -> None:
 @pytest.mark.parametrize("version", ["2.3", "2.4"])
 def test_gone_during_the_stream(version: str) -> None:
     async def play() -> None:
-        engine = ScriptedEngine([PromptRead(1, 0), *FOREVER])
+        engine = scripted([PromptRead(1, 0), *FOREVER])
         client = Client(engine, version, stream=True)
         task = asyncio.create_task(client.run())
         await client.has_sent.wait()
@@ -345,15 +349,15 @@ def test_gone_before_the_stream_begins(version: str) -> None:
     """The generator of the stream does not even start then."""
 
     async def play() -> None:
-        engine = ScriptedEngine([0.1, PromptRead(1, 0), *FOREVER])
+        engine = scripted([0.1, PromptRead(1, 0), *FOREVER])
         client = Client(engine, version, stream=True)
-        client_looks, module._LOOK_SECONDS = module._LOOK_SECONDS, 60.0
+        client_looks, bridge.LOOK_SECONDS = bridge.LOOK_SECONDS, 60.0
         try:
             task = asyncio.create_task(client.run())
             await asyncio.sleep(0.02)
             await gone_and_done(client, engine, task)
         finally:
-            module._LOOK_SECONDS = client_looks
+            bridge.LOOK_SECONDS = client_looks
 
     asyncio.run(play())
 
@@ -364,7 +368,7 @@ def test_task_cancelled(stream: bool, script: list[Event | float]) -> None:
     """As a server does that has waited long enough for its running requests."""
 
     async def play() -> None:
-        engine = ScriptedEngine(list(script))
+        engine = scripted(list(script))
         task = asyncio.create_task(Client(engine, stream=stream).run())
         await asyncio.sleep(0.05)
         task.cancel()
@@ -377,7 +381,7 @@ def test_task_cancelled(stream: bool, script: list[Event | float]) -> None:
 
 def test_events_after_the_loop_has_ended() -> None:
     """The engine's thread must survive them; the request is cancelled."""
-    engine = ScriptedEngine([0.1, PromptRead(1, 0), 0.1, Text("x")])
+    engine = scripted([0.1, PromptRead(1, 0), 0.1, Text("x")])
 
     async def play() -> None:
         task = asyncio.create_task(Client(engine).run())

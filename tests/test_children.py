@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -79,6 +80,57 @@ def test_self_is_started_from_the_open_file(
     finally:
         os.close(descriptor)
     assert soon(tmp_path / "said") == "old|yes||serve --port 0"
+
+
+@pytest.mark.skipif(not LINUX, reason="through /proc")
+def test_worker_talks_over_its_socket_alone(
+    launch: Launch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = "import os, sys; os.write(int(sys.argv[3]), sys.stdin.buffer.read() + b'here')"
+    path = script(tmp_path / "assistant", f'echo lost; exec {sys.executable} -c "{code}" "$@"')
+    ours, theirs = socket.socketpair()
+    descriptor = os.open(path, os.O_RDONLY)
+    number = theirs.fileno()
+    with ours, theirs:
+        started = Launch(**{**vars(launch), "descriptor": descriptor})
+        words = ["engine", "--fd", str(number)]
+        with children.start_self(started, words, socket=number) as process:
+            assert os.getsid(process.pid) == process.pid
+            assert process.wait() == 0
+        os.close(descriptor)
+        assert ours.recv(100) == b"here"
+    assert capfd.readouterr() == ("", "")
+
+
+END_CODE = """
+import os, subprocess, sys, threading, time
+code = '''
+from runtime_stub.children import end_with_parent
+import time
+end_with_parent()
+print("ready", flush=True)
+time.sleep(60)
+'''
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="asks the kernel")
+def test_ends_with_its_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", END_CODE], stdout=subprocess.PIPE, text=True)
+    with parent:
+        assert parent.stdout is not None
+        child = Path("/proc", parent.stdout.readline().strip())
+        assert child.exists()
+        parent.kill()
+    until = time.monotonic() + 5
+    # Nobody may be there to reap it.
+    while child.exists() and "Z" not in (child / "stat").read_text().rsplit(")", 1)[1]:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 class TestBrowser:

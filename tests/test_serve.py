@@ -17,7 +17,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from runtime_stub.errors import AddressError
-from runtime_stub.server.serve import address_of, listen, run
+from runtime_stub.server.listener import address_of, listen
+from runtime_stub.server.serve import run
 
 
 def test_free_port() -> None:
@@ -123,7 +124,8 @@ def test_serves_and_tells_when_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> N
 STOPPED = """
 import os, signal, sys
 from starlette.applications import Starlette
-from runtime_stub.server.serve import listen, run
+from runtime_stub.server.listener import listen
+from runtime_stub.server.serve import run
 
 run(
     Starlette(),

@@ -129,6 +129,18 @@ class Context:
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         return 0
 
+    def share(self, source: int, target: int, tokens: int) -> int:
+        """Give `target` the first `tokens` of `source` instead of its own; returns how many
+        are really usable there. The memory itself is shared, not copied."""
+        llama = library()
+        llama.llama_memory_seq_rm(self._memory, target, -1, -1)
+        llama.llama_memory_seq_cp(self._memory, source, target, 0, tokens)
+        if int(llama.llama_memory_seq_pos_max(self._memory, target)) != tokens - 1:
+            # Recurrent memory is copied as it stands, further on than was asked for.
+            llama.llama_memory_seq_rm(self._memory, target, -1, -1)
+            return 0
+        return self.keep(target, tokens)
+
     def free(self) -> None:
         """Release batch and context; the object must not be used afterwards."""
         if self.handle:

@@ -13,24 +13,36 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runtime_stub.engine.context import Context, ContextSize, choose_context, fitting_context
+from runtime_stub.engine.embedder import Embedder, can_rerank
 from runtime_stub.engine.hardware import read_hardware
+from runtime_stub.engine.job import Job, Sink
 from runtime_stub.engine.messages import (
     FIT_REQUEST,
+    LAST_EVENTS,
+    AnyRequest,
+    Detokenized,
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
     EngineSettings,
     Event,
     Failed,
-    Finished,
     ModelFacts,
     ModelSource,
     Request,
+    RerankRequest,
+    Scores,
     Status,
+    TokenizeRequest,
+    Tokens,
 )
-from runtime_stub.engine.scheduler import Job, Scheduler, Sink
+from runtime_stub.engine.scheduler import Scheduler
 from runtime_stub.errors import EngineError, PackChangedError, PromptError, SatchelError
 
 if TYPE_CHECKING:
@@ -97,20 +109,27 @@ class Engine:
             raise EngineError(self._status.message or _CLOSED)
         return True
 
-    def submit(self, request: Request, sink: Sink) -> Ticket:
-        """Queue a request. `sink` gets its events from the engine's threads, in order,
-        the last one Finished or Failed; it must return quickly."""
-        job = Job(request, sink, self._forget)
+    def submit(self, request: AnyRequest, sink: Sink) -> Ticket:
+        """Queue a request. `sink` gets its events from the engine's threads, in order, one of
+        LAST_EVENTS at the end; it must return quickly."""
+        settings = self._settings
+        deadline = time.monotonic() + settings.timeout if settings.timeout else None
+        job = Job(request, sink, self._forget, deadline)
+        refusal: Failed | None = None
         with self._lock:
-            accepted = not self._closing
-            if accepted:
+            if self._closing:
+                refusal = Failed("closed", self._status.message or _CLOSED)
+            elif len(self._unfinished) >= settings.parallel + settings.queue:
+                waiting = len(self._unfinished) - settings.parallel
+                refusal = Failed("busy", f"{waiting} requests are waiting already", "Ask later")
+            else:
                 self._unfinished.add(job)
                 self._intake.put(job)
-        if not accepted:
-            job.send(Failed("closed", self._status.message or _CLOSED))
+        if refusal is not None:
+            job.send(refusal)
         return Ticket(job)
 
-    def answer(self, request: Request) -> Iterator[Event]:
+    def answer(self, request: AnyRequest) -> Iterator[Event]:
         """The events of one request. Leaving the loop early cancels it."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         ticket = self.submit(request, events.put)
@@ -118,7 +137,7 @@ class Engine:
             while True:
                 event = events.get()
                 yield event
-                if isinstance(event, (Finished, Failed)):
+                if isinstance(event, LAST_EVENTS):
                     return
         finally:
             ticket.cancel()
@@ -153,7 +172,8 @@ class Engine:
                 if builder is None:
                     builder = PromptBuilder(self._model, self._settings.template)
                     self._note(template=builder.origin)
-                job.tokens = builder.tokens(job.request)
+                if self._prepare(builder, job):
+                    continue
             except PromptError as error:
                 job.send(Failed("prompt", error.message, error.hint))
                 continue
@@ -164,6 +184,25 @@ class Engine:
                 job.send(Failed("prompt", f"the prompt can't be read: {error!r}"))
                 continue
             self._work.put(job)
+
+    def _prepare(self, builder: PromptBuilder, job: Job) -> bool:
+        """Do what needs no context; whether that was all."""
+        request = job.request
+        if isinstance(request, TokenizeRequest):
+            job.send(Tokens(tuple(builder.tokens(request))))
+        elif isinstance(request, DetokenizeRequest):
+            job.send(Detokenized(builder.text(request.tokens)))
+        elif isinstance(request, Request):
+            prompt = builder.prompt(request)
+            job.tokens, job.reading, job.grammar = prompt.tokens, prompt.reading, prompt.grammar
+            return False
+        elif isinstance(request, RerankRequest) and not can_rerank(self._model):
+            job.send(
+                Failed("unsupported", "this model does not rank documents", "Use a reranking model")
+            )
+        else:
+            return False
+        return True
 
     def _run_worker(self) -> None:
         try:
@@ -200,6 +239,8 @@ class Engine:
         self._preparer.join()
         if scheduler is not None:
             scheduler.close()
+        if self._embedder is not None:
+            self._embedder.free()
         if self._context is not None:
             self._context.free()
         self._model.free()
@@ -216,6 +257,7 @@ class Engine:
         self._threads = self._settings.threads or hardware.physical_cores
         self._model = load_model(self._source, on_progress)
         self._context: Context | None = None
+        self._embedder: Embedder | None = None
         if self._settings.context != FIT_REQUEST:
             self._make_context(choose_context(self._model, self._settings, hardware))
         self._note()
@@ -247,6 +289,9 @@ class Engine:
             context_reason="as needed",
             threads=self._threads,
             cpu_variant=cpu_variant(),
+            embeddings=True,
+            rerank=can_rerank(self._model),
+            vocabulary=self._model.vocabulary_size,
             template="",
         )
 
@@ -261,6 +306,9 @@ class Engine:
             if job is None:
                 return scheduler
             wait = False
+            if not isinstance(job.request, Request):
+                self._embed(job)
+                continue
             scheduler = self._scheduler_for(scheduler, job)
             if scheduler is not None:
                 scheduler.add(job)
@@ -271,9 +319,34 @@ class Engine:
             scheduler.step()
         return scheduler
 
+    def _embed(self, job: Job) -> None:
+        """Answer an EmbedRequest or RerankRequest."""
+        request = job.request
+        try:
+            if self._embedder is None:
+                self._embedder = Embedder(self._model, self._threads)
+            if isinstance(request, EmbedRequest):
+                vectors = [
+                    self._embedder.embed(text, normalise=request.normalise)
+                    for text in request.texts
+                    if not job.cancelled
+                ]
+                job.send(Embeddings(tuple(v for v, _ in vectors), sum(n for _, n in vectors)))
+            elif isinstance(request, RerankRequest):
+                scores = [
+                    self._embedder.score(request.query, document)
+                    for document in request.documents
+                    if not job.cancelled
+                ]
+                job.send(Scores(tuple(s for s, _ in scores), sum(n for _, n in scores)))
+        except PromptError as error:
+            job.send(Failed("prompt", error.message, error.hint))
+        except EngineError as error:
+            job.send(Failed("unsupported", error.message, error.hint))
+
     def _scheduler_for(self, scheduler: Scheduler | None, job: Job) -> Scheduler | None:
         """The running scheduler, or a new one with a context that fits the job."""
-        needed = len(job.tokens) + (job.request.max_tokens or FIT_ANSWER) + 1
+        needed = len(job.tokens) + (job.generation.max_tokens or FIT_ANSWER) + 1
         fits = self._context is not None and (
             self._settings.context != FIT_REQUEST or needed <= self._context.size.tokens
         )

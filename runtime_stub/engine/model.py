@@ -20,14 +20,14 @@ class Model:
     def __init__(self, handle: Any) -> None:
         llama = library()
         self.handle = handle
-        self._vocabulary = llama.llama_model_get_vocab(handle)
-        self.vocabulary_size = int(llama.llama_vocab_n_tokens(self._vocabulary))
+        self.vocabulary = llama.llama_model_get_vocab(handle)
+        self.vocabulary_size = int(llama.llama_vocab_n_tokens(self.vocabulary))
         self.trained_context = int(llama.llama_model_n_ctx_train(handle))
         self.size = int(llama.llama_model_size(handle))
         self.parameters = int(llama.llama_model_n_params(handle))
-        self.adds_bos = bool(llama.llama_vocab_get_add_bos(self._vocabulary))
-        self.bos = self._special_text(llama.llama_vocab_bos(self._vocabulary))
-        self.eos = self._special_text(llama.llama_vocab_eos(self._vocabulary))
+        self.adds_bos = bool(llama.llama_vocab_get_add_bos(self.vocabulary))
+        self.bos = self._special_text(llama.llama_vocab_bos(self.vocabulary))
+        self.eos = self._special_text(llama.llama_vocab_eos(self.vocabulary))
 
     def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
         """Tokens of `text`. `special` reads control tokens written out in it."""
@@ -36,7 +36,7 @@ class Model:
         while True:
             tokens = (ctypes.c_int32 * room)()
             count = library().llama_tokenize(
-                self._vocabulary, raw, len(raw), tokens, room, add_bos, special
+                self.vocabulary, raw, len(raw), tokens, room, add_bos, special
             )
             if count >= 0:
                 return list(tokens[:count])
@@ -44,13 +44,19 @@ class Model:
                 raise EngineError("llama.cpp can't tokenise the text")
             room = -count
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that `token` stands for; control tokens stand for none."""
-        return self._piece(token, special=False)
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes that `token` stands for; control tokens stand for none, unless `special`
+        tokens are to be shown as they are written."""
+        return self._piece(token, special=special)
+
+    def control_token(self, text: str) -> int | None:
+        """The one token that `text` is written for, None if it takes several."""
+        tokens = self.tokenize(text, special=True, add_bos=False)
+        return tokens[0] if len(tokens) == 1 else None
 
     def ends_generation(self, token: int) -> bool:
         """Whether the model says with `token` that it has finished."""
-        return bool(library().llama_vocab_is_eog(self._vocabulary, token))
+        return bool(library().llama_vocab_is_eog(self.vocabulary, token))
 
     def metadata(self, key: str) -> str:
         """A metadata value as text, empty when the model has none."""
@@ -100,12 +106,12 @@ class Model:
     def _piece(self, token: int, *, special: bool) -> bytes:
         room = 64
         buffer = ctypes.create_string_buffer(room)
-        length = library().llama_token_to_piece(self._vocabulary, token, buffer, room, 0, special)
+        length = library().llama_token_to_piece(self.vocabulary, token, buffer, room, 0, special)
         if length < 0:
             room = -length
             buffer = ctypes.create_string_buffer(room)
             length = library().llama_token_to_piece(
-                self._vocabulary, token, buffer, room, 0, special
+                self.vocabulary, token, buffer, room, 0, special
             )
         return buffer.raw[: max(0, length)]
 

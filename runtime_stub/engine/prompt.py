@@ -1,13 +1,26 @@
-"""From a request to the tokens the model reads."""
+"""From a request to the tokens the model reads, and how its answer is to be understood."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from runtime_stub.engine.messages import Request
+from runtime_stub.engine.answer import Reading
+from runtime_stub.engine.families import Family, detect, opens_reasoning
+from runtime_stub.engine.messages import Request, TokenizeRequest
 from runtime_stub.engine.model import Model
 from runtime_stub.engine.template import FALLBACK, FALLBACK_NAME, ChatTemplate, Variables
+from runtime_stub.engine.tools import Abilities, prepare, probe
 from runtime_stub.errors import PromptError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request, ready for the scheduler."""
+
+    tokens: list[int]
+    reading: Reading
+    grammar: str | None
 
 
 class PromptBuilder:
@@ -18,25 +31,102 @@ class PromptBuilder:
         self._model = model
         own = model.template()
         self.origin = "recipe" if template else "model" if own else f"fallback {FALLBACK_NAME}"
-        self._template = ChatTemplate(
-            template or own or FALLBACK, Variables(bos_token=model.bos, eos_token=model.eos)
-        )
+        source = template or own or FALLBACK
+        self._template = ChatTemplate(source, Variables(bos_token=model.bos, eos_token=model.eos))
+        self._family = detect(source)
+        self._abilities: Abilities | None = None
+        self._shown = _shown_tokens(model, self._family)
 
-    def tokens(self, request: Request) -> list[int]:
+    def prompt(self, request: Request) -> Prompt:
         """Tokens of the whole prompt, at least one. Raises PromptError."""
+        if request.tokens is not None:
+            size = self._model.vocabulary_size
+            if any(not 0 <= token < size for token in request.tokens):
+                raise PromptError(f"tokens must be from 0 to {size - 1}")
+            return _not_empty(Prompt(list(request.tokens), Reading(), request.grammar))
         if request.text is not None:
-            text = request.text
-        else:
-            text = self._template.render(
-                [_plain(message) for message in request.messages], **request.template_arguments
-            )
+            return _not_empty(Prompt(self._tokenise(request.text), Reading(), request.grammar))
+        tools = request.tools if request.tool_choice != "none" else ()
+        text = self._render(request.messages, tools, request.template_arguments)
+        grammar = request.grammar
+        if tools and request.tool_choice not in ("auto", "none"):
+            if grammar is not None:
+                raise PromptError("a response format and a forced tool call exclude each other")
+            grammar = self._call_grammar(request)
+        reading = Reading(
+            family=self._family,
+            plain=not tools and not request.reasoning,
+            tools=bool(tools),
+            reasoning_open=opens_reasoning(self._family, text) and grammar is None,
+            shown=self._shown if tools or request.reasoning else {},
+        )
+        return _not_empty(Prompt(self._tokenise(text), reading, grammar))
+
+    def tokens(self, request: TokenizeRequest) -> list[int]:
+        """Tokens of a text, or of a chat as it would be prompted. Raises PromptError."""
+        if request.text is None:
+            return self._tokenise(self._render(request.messages, request.tools, {}))
+        add_bos = request.add_special and self._model.adds_bos
+        return self._model.tokenize(request.text, special=True, add_bos=add_bos)
+
+    def text(self, tokens: tuple[int, ...]) -> str:
+        """What `tokens` stand for, control tokens as they are written. Raises PromptError."""
+        size = self._model.vocabulary_size
+        if any(not 0 <= token < size for token in tokens):
+            raise PromptError(f"tokens must be from 0 to {size - 1}")
+        pieces = [self._model.piece(token, special=True) for token in tokens]
+        return b"".join(pieces).decode(errors="replace")
+
+    def _render(
+        self,
+        messages: tuple[dict[str, Any], ...],
+        tools: tuple[dict[str, Any], ...],
+        arguments: dict[str, Any],
+    ) -> str:
+        plain = [_plain(message) for message in messages]
+        wrapped = [{"type": "function", "function": tool} for tool in tools]
+        if not tools and all(_is_ordinary(message) for message in plain):
+            return self._template.render(plain, **arguments)
+        if self._abilities is None:
+            self._abilities = probe(self._template)
+        made = prepare(plain, wrapped, self._abilities, self._family)
+        return self._template.render(made.messages, **{**made.arguments, **arguments})
+
+    def _call_grammar(self, request: Request) -> str:
+        from runtime_stub.engine.tool_grammar import tool_grammar
+
+        name = request.tool_choice.removeprefix("function:")
+        chosen = None if request.tool_choice == "required" else name
+        made = tool_grammar(
+            self._family,
+            [{"type": "function", "function": tool} for tool in request.tools],
+            required=True,
+            name=chosen,
+            parallel=request.parallel_tool_calls,
+        )
+        return made.grammar
+
+    def _tokenise(self, text: str) -> list[int]:
         # Most templates write the first token out; the tokeniser adds it as well.
         if self._model.adds_bos and self._model.bos:
             text = text.removeprefix(self._model.bos)
-        tokens = self._model.tokenize(text, special=True, add_bos=self._model.adds_bos)
-        if not tokens:
-            raise PromptError("the prompt is empty")
-        return tokens
+        return self._model.tokenize(text, special=True, add_bos=self._model.adds_bos)
+
+
+def _not_empty(prompt: Prompt) -> Prompt:
+    if not prompt.tokens:
+        raise PromptError("the prompt is empty")
+    return prompt
+
+
+def _shown_tokens(model: Model, family: Family) -> dict[int, bytes]:
+    """Control tokens whose text the family's syntax needs, by their number."""
+    shown = {}
+    for text in family.preserved:
+        token = model.control_token(text)
+        if token is not None and not model.piece(token):
+            shown[token] = text.encode()
+    return shown
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
@@ -45,3 +135,9 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content, list):
         return {**message, "content": "".join(str(part.get("text", "")) for part in content)}
     return message
+
+
+def _is_ordinary(message: dict[str, Any]) -> bool:
+    """Whether every template takes it as it is."""
+    known = message.get("role") in ("system", "user", "assistant")
+    return known and set(message) <= {"role", "content"}

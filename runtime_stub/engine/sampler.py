@@ -2,46 +2,164 @@
 
 from __future__ import annotations
 
+import ctypes
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
-from runtime_stub.engine.library import library
+from runtime_stub.engine.candidates import Candidates, is_allowed
+from runtime_stub.engine.library import library, recent_problems
 from runtime_stub.engine.messages import Sampling
+from runtime_stub.engine.model import Model
+from runtime_stub.errors import PromptError
+
+_COLDEST = 1e-5
+"""Dividing by less overflows; below it the most likely token is taken."""
+_WEAKEST_PENALTY = 0.01
+"""llama.cpp wants a factor above 0."""
+_MIROSTAT_M = 100
+_DRY_BREAKERS = (b"\n", b":", b'"', b"*")
+
+
+class DeadEndError(Exception):
+    """The grammar allows no token at all: nothing can follow."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sampled token, with its probability where that was asked for."""
+
+    token: int
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Sampler:
-    """A native sampler chain with its state. Belongs to the thread that owns the context."""
+    """Native samplers with their state. Belongs to the thread that owns the context."""
 
-    def __init__(self, sampling: Sampling, vocabulary_size: int) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        model: Model,
+        *,
+        grammar: str | None = None,
+        logprobs: int | None = None,
+        seed_offset: int = 0,
+    ) -> None:
+        """`grammar` is GBNF that was checked before; `logprobs` how many alternatives to tell.
+
+        Raises PromptError when llama.cpp does not take the grammar.
+        """
         llama = library()
-        self._chain: Any = llama.llama_sampler_chain_init(
-            llama.llama_sampler_chain_default_params()
-        )
-        for stage in _stages(llama, sampling, vocabulary_size):
+        self._logprobs = logprobs
+        self._grammar: Any = None
+        self._softmax: Any = None
+        self._chain: Any = None
+        if grammar is not None:
+            recent_problems()
+            self._grammar = llama.llama_sampler_init_grammar(
+                model.vocabulary, grammar.encode(), b"root"
+            )
+            if not self._grammar:
+                reason = "; ".join(recent_problems()[-2:]) or "it does not parse"
+                raise PromptError(f"llama.cpp refuses the grammar: {reason}")
+        if logprobs is not None:
+            self._softmax = llama.llama_sampler_init_dist(0)
+        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        for stage in _stages(llama, sampling, model, seed_offset):
             llama.llama_sampler_chain_add(self._chain, stage)
 
-    def sample(self, context: Any, index: int) -> int:
-        """Choose a token from the logits of batch position `index`, and remember it."""
-        return int(library().llama_sampler_sample(self._chain, context, index))
+    def sample(self, context: Any, index: int, candidates: Candidates) -> Choice:
+        """Choose a token from the logits of batch position `index`, and remember it.
+
+        Raises DeadEndError when the grammar leaves nothing to choose: accepting any token
+        then would end the process.
+        """
+        llama = library()
+        if self._grammar is None and self._softmax is None:
+            return Choice(int(llama.llama_sampler_sample(self._chain, context, index)))
+        token = self._constrained(context, index, candidates)
+        logprob, top = 0.0, ()
+        if self._softmax is not None:
+            candidates.fill(context, index)
+            logprob, top = candidates.probabilities(token, self._logprobs or 0, self._softmax)
+        llama.llama_sampler_accept(self._chain, token)
+        if self._grammar is not None:
+            llama.llama_sampler_accept(self._grammar, token)
+        return Choice(token, logprob, top)
+
+    def _constrained(self, context: Any, index: int, candidates: Candidates) -> int:
+        llama = library()
+        # Going through the grammar with every token is slow, and the first choice often fits.
+        llama.llama_sampler_apply(self._chain, candidates.fill(context, index))
+        token = candidates.chosen
+        if self._grammar is None or is_allowed(self._grammar, token):
+            return token
+        pointer = candidates.fill(context, index)
+        llama.llama_sampler_apply(self._grammar, pointer)
+        if not candidates.any_allowed:
+            raise DeadEndError
+        llama.llama_sampler_apply(self._chain, pointer)
+        token = candidates.chosen
+        if not is_allowed(self._grammar, token):
+            raise DeadEndError
+        return token
 
     def accept(self, token: int) -> None:
         """Remember a prompt token, for the penalties."""
         library().llama_sampler_accept(self._chain, token)
 
     def free(self) -> None:
-        """Release the chain; the object must not be used afterwards."""
-        if self._chain:
-            library().llama_sampler_free(self._chain)
-            self._chain = None
+        """Release everything; the object must not be used afterwards."""
+        for sampler in (self._chain, self._grammar, self._softmax):
+            if sampler:
+                library().llama_sampler_free(sampler)
+        self._chain = self._grammar = self._softmax = None
 
 
-_COLDEST = 1e-5
-"""Dividing by less overflows; below it the most likely token is taken."""
-_WEAKEST_PENALTY = 0.01
-"""llama.cpp wants a factor above 0."""
+def _stages(llama: Any, sampling: Sampling, model: Model, seed_offset: int) -> list[Any]:
+    """The chain in llama.cpp's usual order: bias, penalties, cuts, temperature, choice."""
+    seed = secrets.randbits(32) if sampling.seed is None else sampling.seed + seed_offset
+    seed &= 0xFFFFFFFF
+    stages = [*_bias(llama, sampling, model), *_penalties(llama, sampling, model)]
+    if sampling.temperature < _COLDEST:
+        return [*stages, llama.llama_sampler_init_greedy()]
+    if sampling.mirostat:
+        stages.append(llama.llama_sampler_init_temp(sampling.temperature))
+        tau, eta = sampling.mirostat_tau, sampling.mirostat_eta
+        if sampling.mirostat == 1:
+            size = model.vocabulary_size
+            return [*stages, llama.llama_sampler_init_mirostat(size, seed, tau, eta, _MIROSTAT_M)]
+        return [*stages, llama.llama_sampler_init_mirostat_v2(seed, tau, eta)]
+    if sampling.top_n_sigma > 0:
+        stages.append(llama.llama_sampler_init_top_n_sigma(sampling.top_n_sigma))
+    if sampling.top_k > 0:
+        stages.append(llama.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.typical_p < 1:
+        stages.append(llama.llama_sampler_init_typical(sampling.typical_p, 1))
+    if sampling.top_p < 1:
+        stages.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
+    if sampling.min_p > 0:
+        stages.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
+    if sampling.xtc_probability > 0:
+        probability, threshold = sampling.xtc_probability, sampling.xtc_threshold
+        stages.append(llama.llama_sampler_init_xtc(probability, threshold, 1, seed))
+    stages.append(llama.llama_sampler_init_temp(sampling.temperature))
+    return [*stages, llama.llama_sampler_init_dist(seed)]
 
 
-def _stages(llama: Any, sampling: Sampling, vocabulary_size: int) -> list[Any]:
+def _bias(llama: Any, sampling: Sampling, model: Model) -> list[Any]:
+    size = model.vocabulary_size
+    biases = [(token, bias) for token, bias in sampling.logit_bias if 0 <= token < size]
+    if not biases:
+        return []
+    entries = (llama.llama_logit_bias * len(biases))()
+    for entry, (token, bias) in zip(entries, biases, strict=True):
+        entry.token, entry.bias = token, bias
+    return [llama.llama_sampler_init_logit_bias(size, len(biases), entries)]
+
+
+def _penalties(llama: Any, sampling: Sampling, model: Model) -> list[Any]:
     stages = []
     if (
         sampling.repeat_penalty != 1.0
@@ -50,23 +168,24 @@ def _stages(llama: Any, sampling: Sampling, vocabulary_size: int) -> list[Any]:
     ):
         stages.append(
             llama.llama_sampler_init_penalties(
-                vocabulary_size,
+                model.vocabulary_size,
                 sampling.repeat_last_n,
                 max(sampling.repeat_penalty, _WEAKEST_PENALTY),
                 sampling.frequency_penalty,
                 sampling.presence_penalty,
             )
         )
-    if sampling.temperature < _COLDEST:
-        stages.append(llama.llama_sampler_init_greedy())
-        return stages
-    if sampling.top_k > 0:
-        stages.append(llama.llama_sampler_init_top_k(sampling.top_k))
-    if sampling.top_p < 1:
-        stages.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
-    if sampling.min_p > 0:
-        stages.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
-    stages.append(llama.llama_sampler_init_temp(sampling.temperature))
-    seed = secrets.randbits(32) if sampling.seed is None else sampling.seed & 0xFFFFFFFF
-    stages.append(llama.llama_sampler_init_dist(seed))
+    if sampling.dry_multiplier > 0:
+        breakers = (ctypes.c_char_p * len(_DRY_BREAKERS))(*_DRY_BREAKERS)
+        stages.append(
+            llama.llama_sampler_init_dry(
+                model.vocabulary,
+                sampling.dry_multiplier,
+                sampling.dry_base,
+                sampling.dry_allowed_length,
+                sampling.dry_last_n,
+                breakers,
+                len(breakers),
+            )
+        )
     return stages

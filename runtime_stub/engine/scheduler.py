@@ -1,79 +1,35 @@
 """Works on several requests at once in one context: the loop that feeds the model.
 
-Each step builds one batch out of the next token of every request that is being answered
-and as much of the unread prompts as fits beside them, runs it, and samples. A request
-holds a slot (a sequence of the context); a slot keeps its tokens afterwards, so that the
-next turn of the same chat reads only what is new.
+Each step builds one batch out of the next token of every choice that is being answered and
+as much of the unread prompts as fits beside them, runs it, and samples. A choice holds a slot
+(a sequence of the context); a slot keeps its tokens afterwards, so that the next turn of the
+same chat reads only what is new.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from runtime_stub.engine.answer import Answer
+from runtime_stub.engine.candidates import Candidates
 from runtime_stub.engine.context import NO_ROOM, Context
-from runtime_stub.engine.messages import Event, Failed, Finished, PromptRead, Request, Text, Usage
+from runtime_stub.engine.job import Job
+from runtime_stub.engine.messages import (
+    ChoiceEnd,
+    Failed,
+    Finished,
+    PromptRead,
+    TokenLogprob,
+    Usage,
+)
 from runtime_stub.engine.model import Model
-from runtime_stub.engine.sampler import Sampler
-from runtime_stub.engine.stream import TextStream
+from runtime_stub.engine.pace import Pace
+from runtime_stub.engine.sampler import Choice, DeadEndError, Sampler
+from runtime_stub.engine.slots import Slot, place
+from runtime_stub.errors import PromptError
 
-Sink = Callable[[Event], None]
-
-
-@dataclass(eq=False)
-class Job:
-    """A request on its way, with its prompt's tokens."""
-
-    request: Request
-    sink: Sink
-    on_end: Callable[[Job], None] | None = None
-    """Called before the last event is sent."""
-    tokens: list[int] = field(default_factory=list)
-    cancelled: bool = False
-    """Set from any thread; seen at the next step."""
-    _ended: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def send(self, event: Event) -> None:
-        """Pass an event on. Nothing follows Finished or Failed, whichever thread sends it;
-        a sink that raises hurts its own request only."""
-        ends = isinstance(event, (Finished, Failed))
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = ends
-        if ends and self.on_end is not None:
-            self.on_end(self)
-        try:
-            self.sink(event)
-        except Exception:  # noqa: BLE001  (a face's mistake must not end all others' requests)
-            self.cancelled = True
-
-
-@dataclass
-class _Slot:
-    """One sequence of the context and whoever uses it."""
-
-    sequence: int
-    tokens: list[int] = field(default_factory=list)
-    """What the context holds for this sequence."""
-    pending: list[int] = field(default_factory=list)
-    """In the batch, and part of the context once it has run."""
-    job: Job | None = None
-    sampler: Sampler | None = None
-    text: TextStream = field(default_factory=TextStream)
-    next_token: int | None = None
-    """Sampled, but not yet fed."""
-    output_index: int | None = None
-    """Where in the running batch this slot's logits are."""
-    cached: int = 0
-    generated: int = 0
-    started: float = 0.0
-    first_token: float = 0.0
-    last_used: float = 0.0
+_DEAD_END = Failed("prompt", "the grammar allows nothing to follow", "Change the grammar")
 
 
 class Scheduler:
@@ -82,8 +38,12 @@ class Scheduler:
     def __init__(self, model: Model, context: Context, parallel: int) -> None:
         self._model = model
         self._context = context
-        self._slots = [_Slot(sequence) for sequence in range(parallel)]
+        self._slots = [Slot(sequence) for sequence in range(parallel)]
         self._waiting: deque[Job] = deque()
+        self._candidates = Candidates(model.vocabulary_size)
+        self._pace = Pace()
+        self._ended: dict[Job, list[tuple[str, Usage]]] = {}
+        """Reasons and counts of the choices that are complete, of jobs that are not."""
 
     @property
     def idle(self) -> bool:
@@ -91,7 +51,7 @@ class Scheduler:
         return not self._waiting and all(slot.job is None for slot in self._slots)
 
     def add(self, job: Job) -> None:
-        """Take a request in; it starts as soon as a slot is free."""
+        """Take a request in; it starts as soon as there are slots for its choices."""
         limit = self._context.size.tokens
         if len(job.tokens) >= limit:
             job.send(
@@ -101,184 +61,283 @@ class Scheduler:
                     "Shorten it, or start with a larger --context",
                 )
             )
-            return
-        self._waiting.append(job)
+        elif not 0 < job.generation.choices <= len(self._slots):
+            job.send(
+                Failed(
+                    "unsupported",
+                    f"{job.generation.choices} choices were asked for; "
+                    f"from 1 to {len(self._slots)} are possible",
+                    "Start with a larger --parallel",
+                )
+            )
+        else:
+            self._waiting.append(job)
 
     def step(self) -> None:
         """Advance every running request by one batch."""
-        self._drop_cancelled()
+        self._drop_abandoned()
         self._admit()
-        self._fill_batch()
-        if self._context.room == self._context.batch_size:
+        generated, read = self._fill_batch()
+        if generated + read == 0:
             return
+        started = time.monotonic()
         result = self._context.decode()
         if result == NO_ROOM:
             self._make_room()
         elif result != 0:
             self.fail_all(Failed("engine", f"llama.cpp failed to decode (code {result})"))
         else:
-            self._sample()
+            self._sample_all()
+            self._pace.note(generated, read, time.monotonic() - started)
 
     def fail_all(self, event: Failed) -> None:
         """End everything that runs or waits with `event`, and forget all cached tokens."""
-        for job in self._waiting:
+        for job in [*self._waiting, *self._running()]:
             job.send(event)
         self._waiting.clear()
+        self._ended.clear()
         for slot in self._slots:
-            if slot.job is not None:
-                slot.job.send(event)
-                self._release(slot)
+            slot.release()
             self._empty(slot)
 
     def close(self) -> None:
         """Release the samplers, without a word to anyone."""
         for slot in self._slots:
-            self._release(slot)
+            slot.release()
 
-    def _drop_cancelled(self) -> None:
-        for slot in self._slots:
-            if slot.job is not None and slot.job.cancelled:
-                self._finish(slot, "cancelled")
-        for job in [job for job in self._waiting if job.cancelled]:
-            self._waiting.remove(job)
-            job.send(Finished("cancelled", Usage(len(job.tokens), 0, 0, 0.0, 0.0)))
+    def _running(self) -> list[Job]:
+        return list(dict.fromkeys(slot.job for slot in self._slots if slot.job is not None))
+
+    def _slots_of(self, job: Job) -> list[Slot]:
+        return [slot for slot in self._slots if slot.job is job]
+
+    def _drop_abandoned(self) -> None:
+        for job in self._running():
+            if job.cancelled:
+                for slot in self._slots_of(job):
+                    self._end_choice(slot, "cancelled")
+            elif job.overdue:
+                self._fail(job, Failed("timeout", "the request took too long"))
+        for job in list(self._waiting):
+            if job.cancelled or job.overdue:
+                self._waiting.remove(job)
+                usage = Usage(len(job.tokens), 0, 0, 0.0, 0.0)
+                job.send(
+                    Finished("cancelled", usage)
+                    if job.cancelled
+                    else Failed("timeout", "the request waited too long for its turn")
+                )
+
+    def _fail(self, job: Job, event: Failed) -> None:
+        job.send(event)
+        self._ended.pop(job, None)
+        for slot in self._slots_of(job):
+            slot.release()
 
     def _admit(self) -> None:
         while self._waiting:
-            free = [slot for slot in self._slots if slot.job is None]
-            if not free:
+            job = self._waiting[0]
+            free = sum(slot.job is None for slot in self._slots)
+            if free < job.generation.choices:
                 return
-            if self._context.size.tokens < self._held() + len(self._waiting[0].tokens) + 1:
+            needed = len(job.tokens) + job.generation.choices
+            if self._context.size.tokens < self._held() + needed:
                 return  # it would only push out one of those that run
-            job = self._waiting.popleft()
-            best = max(free, key=lambda slot: (_common(slot.tokens, job.tokens), -slot.last_used))
-            self._start(best, job)
+            self._waiting.popleft()
+            try:
+                self._start(job)
+            except PromptError as error:
+                self._fail(job, Failed("prompt", error.message, error.hint))
 
     def _held(self) -> int:
-        """Tokens of context that running requests hold or are about to."""
+        """Tokens of context that running requests hold or are about to, at most."""
         return sum(
             max(len(slot.tokens), len(slot.job.tokens)) + 1
             for slot in self._slots
             if slot.job is not None
         )
 
-    def _start(self, slot: _Slot, job: Job) -> None:
-        # The last token is always read again: its logits are what the answer starts from.
-        common = min(_common(slot.tokens, job.tokens), len(job.tokens) - 1)
-        kept = self._context.keep(slot.sequence, common)
-        slot.tokens = job.tokens[:kept]
-        slot.job = job
-        slot.sampler = Sampler(job.request.sampling, self._model.vocabulary_size)
-        if job.request.sampling.repeat_last_n:
-            for token in job.tokens[-job.request.sampling.repeat_last_n :]:
-                slot.sampler.accept(token)
-        slot.text = TextStream(job.request.stop)
-        slot.next_token = None
-        slot.cached = kept
-        slot.generated = 0
-        slot.started = time.monotonic()
+    def _start(self, job: Job) -> None:
+        request = job.generation
+        first = place(self._slots, job.tokens, self._context)
+        kept = len(first.tokens)
+        others = [slot for slot in self._slots if slot.job is None and slot is not first]
+        others.sort(key=lambda slot: (bool(slot.tokens), slot.last_used))
+        for choice, slot in enumerate([first, *others[: request.choices - 1]]):
+            sampler = Sampler(
+                request.sampling,
+                self._model,
+                grammar=job.grammar,
+                logprobs=request.logprobs,
+                seed_offset=choice,
+            )
+            if request.sampling.repeat_last_n:
+                for token in job.tokens[-request.sampling.repeat_last_n :]:
+                    sampler.accept(token)
+            slot.take(job, choice, sampler, Answer(choice, job.reading, request.stop))
+            slot.cached = kept
 
-    def _fill_batch(self) -> None:
+    def _fill_batch(self) -> tuple[int, int]:
+        """How many generated and how many prompt tokens were put into the batch."""
         self._context.clear_batch()
+        generated = 0
         for slot in self._slots:
             slot.output_index = None
             slot.pending = []
             if slot.job is not None and slot.next_token is not None:
                 slot.output_index = self._feed(slot, slot.next_token, output=True)
-        for slot in sorted(self._slots, key=lambda slot: slot.started):
-            if slot.job is None or slot.next_token is not None:
-                continue
-            prompt = slot.job.tokens
-            for position in range(len(slot.tokens), len(prompt)):
-                if self._context.room == 0:
-                    break
-                last = position == len(prompt) - 1
-                index = self._feed(slot, prompt[position], output=last)
-                if last:
-                    slot.output_index = index
+                generated += 1
+        room = self._context.room
+        if generated:
+            room = self._pace.chunk(room)
+        read = 0
+        readers = sorted((slot for slot in self._slots if slot.reads), key=lambda s: s.started)
+        for number, slot in enumerate(readers):
+            # Those who came first go first, but nobody waits for a long prompt to end.
+            share = room - read if number == len(readers) - 1 else -(-(room - read) // 2)
+            read += self._feed_prompt(slot, share)
+        return generated, read
 
-    def _feed(self, slot: _Slot, token: int, *, output: bool) -> int:
+    def _feed_prompt(self, slot: Slot, room: int) -> int:
+        prompt = slot.job.tokens if slot.job is not None else []
+        start = len(slot.tokens)
+        end = min(len(prompt), start + room)
+        for position in range(start, end):
+            last = position == len(prompt) - 1
+            index = self._feed(slot, prompt[position], output=last)
+            if last:
+                slot.output_index = index
+        return end - start
+
+    def _feed(self, slot: Slot, token: int, *, output: bool) -> int:
         position = len(slot.tokens) + len(slot.pending)
         slot.pending.append(token)
         return self._context.add(token, position, slot.sequence, output=output)
 
-    def _sample(self) -> None:
+    def _sample_all(self) -> None:
         for slot in self._slots:
             slot.tokens += slot.pending
-            if slot.job is None or slot.output_index is None or slot.sampler is None:
+            slot.pending = []
+        for slot in self._slots:
+            if slot.job is None or slot.output_index is None:
                 continue
             if slot.next_token is None:
-                slot.first_token = time.monotonic()
-                slot.job.send(PromptRead(len(slot.job.tokens), slot.cached))
-            token = slot.sampler.sample(self._context.handle, slot.output_index)
-            slot.next_token = token
-            self._take(slot, slot.job, token)
+                if slot.choice == 0:
+                    slot.job.send(PromptRead(len(slot.job.tokens), slot.cached))
+                self._share_prompt(slot, slot.output_index)
+            else:
+                self._sample(slot, slot.output_index)
 
-    def _take(self, slot: _Slot, job: Job, token: int) -> None:
+    def _share_prompt(self, first: Slot, index: int) -> None:
+        """The prompt has been read: all choices of the job start from its last logits."""
+        job = first.job
+        if job is None:
+            return
+        ready = [first]
+        for slot in self._slots_of(job) if first.choice == 0 else ():
+            if not slot.waits:
+                continue
+            slot.waits = False
+            kept = self._context.share(first.sequence, slot.sequence, len(job.tokens))
+            slot.tokens = job.tokens[:kept]
+            if kept == len(job.tokens):
+                ready.append(slot)
+            # Otherwise its memory can't be shared, and it reads for itself.
+        for slot in ready:
+            self._sample(slot, index)
+
+    def _sample(self, slot: Slot, index: int) -> None:
+        if slot.job is None or slot.sampler is None:
+            return
+        if slot.first_token == 0:
+            slot.first_token = time.monotonic()
+        try:
+            choice = slot.sampler.sample(self._context.handle, index, self._candidates)
+        except DeadEndError:
+            self._fail(slot.job, _DEAD_END)
+            return
+        slot.next_token = choice.token
+        self._take(slot, slot.job, choice)
+
+    def _take(self, slot: Slot, job: Job, choice: Choice) -> None:
         """Pass a sampled token on, and see whether it was the last."""
-        if self._model.ends_generation(token):
-            self._finish(slot, "stop")
+        if slot.answer is None:
+            return
+        shown = job.reading.shown.get(choice.token)
+        if shown is None and self._model.ends_generation(choice.token):
+            self._end_choice(slot, "stop")
             return
         slot.generated += 1
-        text = slot.text.feed(self._model.piece(token))
-        if text:
-            job.send(Text(text))
-        limit = job.request.max_tokens
-        if slot.text.stopped:
-            self._finish(slot, "stop")
+        data = self._model.piece(choice.token) if shown is None else shown
+        logprob = self._logprob(choice, data) if job.generation.logprobs is not None else None
+        for event in slot.answer.feed(data, logprob):
+            job.send(event)
+        limit = job.generation.max_tokens
+        if slot.answer.stopped or self._model.ends_generation(choice.token):
+            self._end_choice(slot, "stop")
         elif (limit is not None and slot.generated >= limit) or (
             len(slot.tokens) + 1 >= self._context.size.tokens
         ):
-            self._finish(slot, "length")
+            self._end_choice(slot, "length")
 
-    def _finish(self, slot: _Slot, reason: str) -> None:
-        job = slot.job
-        if job is None:
-            return
-        rest = slot.text.finish()
-        if rest:
-            job.send(Text(rest))
-        now = time.monotonic()
-        first = slot.first_token if slot.first_token >= slot.started else now
-        job.send(
-            Finished(
-                reason,
-                Usage(
-                    prompt_tokens=len(job.tokens),
-                    cached_tokens=slot.cached,
-                    completion_tokens=slot.generated,
-                    prompt_seconds=first - slot.started,
-                    completion_seconds=now - first,
-                ),
-            )
+    def _logprob(self, choice: Choice, data: bytes) -> TokenLogprob:
+        top = ((self._model.piece(token, special=True), value) for token, value in choice.top)
+        return TokenLogprob(
+            data.decode(errors="replace"),
+            data,
+            choice.logprob,
+            tuple((raw.decode(errors="replace"), raw, value) for raw, value in top),
         )
-        self._release(slot)
 
-    def _release(self, slot: _Slot) -> None:
-        slot.job = None
-        slot.next_token = None
-        slot.last_used = time.monotonic()
-        if slot.sampler is not None:
-            slot.sampler.free()
-            slot.sampler = None
+    def _end_choice(self, slot: Slot, reason: str) -> None:
+        job, answer = slot.job, slot.answer
+        if job is None or answer is None:
+            return
+        for event in answer.finish():
+            job.send(event)
+        if reason == "stop" and answer.called:
+            reason = "tool_calls"
+        job.send(ChoiceEnd(reason, slot.choice))
+        now = time.monotonic()
+        first = slot.first_token or now
+        usage = Usage(
+            prompt_tokens=len(job.tokens),
+            cached_tokens=slot.cached,
+            completion_tokens=slot.generated,
+            prompt_seconds=first - slot.started,
+            completion_seconds=now - first,
+        )
+        was_first = slot.choice == 0
+        slot.release()
+        for other in self._slots_of(job) if was_first else ():
+            if other.waits:  # for a prompt that nobody reads any more
+                self._end_choice(other, reason)
+        ended = self._ended.setdefault(job, [])
+        ended.insert(0 if was_first else len(ended), (reason, usage))
+        if not self._slots_of(job):
+            job.send(Finished(ended[0][0], _total([usage for _, usage in ended])))
+            del self._ended[job]
 
     def _make_room(self) -> None:
-        """The cache is full: forget an idle slot, or else end the longest request."""
+        """The cache is full: forget an idle slot, or else end the longest choice."""
         idle = [slot for slot in self._slots if slot.job is None and slot.tokens]
         if idle:
             self._empty(min(idle, key=lambda slot: slot.last_used))
             return
-        busy = [slot for slot in self._slots if slot.job is not None]
-        self._finish(max(busy, key=lambda slot: len(slot.tokens)), "length")
+        busy = [slot for slot in self._slots if slot.job is not None and not slot.waits]
+        self._end_choice(max(busy, key=lambda slot: len(slot.tokens)), "length")
 
-    def _empty(self, slot: _Slot) -> None:
+    def _empty(self, slot: Slot) -> None:
         self._context.keep(slot.sequence, 0)
         slot.tokens = []
 
 
-def _common(first: list[int], second: list[int]) -> int:
-    """Length of the longest common prefix."""
-    for index, (left, right) in enumerate(zip(first, second, strict=False)):
-        if left != right:
-            return index
-    return min(len(first), len(second))
+def _total(usages: list[Usage]) -> Usage:
+    """Counts over all choices; they have read one prompt together."""
+    return Usage(
+        prompt_tokens=usages[0].prompt_tokens,
+        cached_tokens=usages[0].cached_tokens,
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        prompt_seconds=max(usage.prompt_seconds for usage in usages),
+        completion_seconds=max(usage.completion_seconds for usage in usages),
+    )

@@ -1,208 +1,258 @@
-"""The OpenAI face: its request and response shapes, and nothing about HTTP.
-
-Shapes follow OpenAI's API reference for chat completions.
-"""
+"""The OpenAI face: its operations, and the way each takes to the engine and back."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 
-from runtime_stub.engine.messages import Event, Finished, Request, Sampling, Text, Usage
-from runtime_stub.errors import RecipeError
-from runtime_stub.recipe import SAMPLING, check_value
-
-
-class TextPart(msgspec.Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
-    """One piece of a message's content."""
-
-    text: str
-
-
-class Message(msgspec.Struct):
-    """One message of a chat."""
-
-    role: str
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-
-
-class StreamOptions(msgspec.Struct):
-    """How a stream is sent."""
-
-    include_usage: bool = False
-
-
-class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of POST /v1/chat/completions, as far as it is supported.
-
-    Fields that clients send without meaning anything by it are accepted and ignored.
-    """
-
-    messages: list[Message]
-    model: str = "default"
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repeat_penalty: float | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    stop: str | list[str] | None = None
-    n: int | None = None
-    user: str | None = None
-    store: bool | None = None
-    metadata: dict[str, str] | None = None
-
-
-_SAMPLING_FIELDS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "repeat_penalty",
-    "seed",
+from runtime_stub.engine.messages import (
+    Detokenized,
+    DetokenizeRequest,
+    Embeddings,
+    Request,
+    Scores,
+    TokenizeRequest,
+    Tokens,
 )
-MAX_STOPS = 16
+from runtime_stub.server.bridge import Events, Stream, ask
+from runtime_stub.server.face import Face, Operation
+from runtime_stub.server.openai_chat import Chunks, Head, completion
+from runtime_stub.server.openai_completions import (
+    Completion,
+    CompletionRequest,
+    completion_chunks,
+    completion_requests,
+)
+from runtime_stub.server.openai_completions import completion as text_completion
+from runtime_stub.server.openai_errors import ErrorReply, error_reply
+from runtime_stub.server.openai_requests import chat_request, message_of, tools_of
+from runtime_stub.server.openai_types import (
+    ChatCompletion,
+    ChatRequest,
+    Message,
+    StreamOptions,
+    Tool,
+)
+from runtime_stub.server.openai_vectors import (
+    EmbeddingsReply,
+    EmbeddingsRequest,
+    RerankBody,
+    RerankReply,
+    embed_request,
+    embeddings_reply,
+    rerank_reply,
+    rerank_request,
+)
+from runtime_stub.server.replies import Problem, json, read
+from runtime_stub.server.responses import operation as responses_operation
+from runtime_stub.server.state import Engine, Served, State
+
+SSE = "text/event-stream"
 
 
-def parse_chat(body: bytes) -> ChatRequest:
-    """Decode a request body. Raises ValueError whose text names the field."""
-    try:
-        return msgspec.json.decode(body, type=ChatRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+class Model(msgspec.Struct):
+    """A model that is served."""
+
+    id: str
+    created: int
+    object: Literal["model"] = "model"
+    owned_by: str = "satchel"
 
 
-def engine_request(
-    chat: ChatRequest, defaults: Sampling, system: str | None, max_tokens: int | None
-) -> Request:
-    """What to ask the engine. The pack's own settings hold where the client says nothing.
+class ModelList(msgspec.Struct):
+    """All models."""
 
-    Raises ValueError for values that are out of bounds or not supported.
-    """
-    if not chat.messages:
-        raise ValueError("messages must not be empty")
-    if chat.n not in (None, 1):
-        raise ValueError("n: only one choice per request is supported")
-    sampling = {
-        name: getattr(chat, name) for name in _SAMPLING_FIELDS if getattr(chat, name) is not None
-    }
-    try:
-        for name, value in sampling.items():
-            check_value(name, value, SAMPLING[name], "the request")
-    except RecipeError as error:
-        raise ValueError(error.message.removeprefix("the request: ")) from None
-    limit = None
-    for name in ("max_tokens", "max_completion_tokens"):
-        asked: int | None = getattr(chat, name)
-        if asked is not None and asked < 1:
-            raise ValueError(f"{name} must be at least 1")
-        limit = asked or limit
-    stop = [chat.stop] if isinstance(chat.stop, str) else chat.stop or []
-    if len(stop) > MAX_STOPS:
-        raise ValueError(f"stop: at most {MAX_STOPS} texts are supported")
-    messages = [_plain(message) for message in chat.messages]
-    if system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
-    return Request(
-        messages=tuple(messages),
-        sampling=replace(defaults, **sampling),
-        max_tokens=limit or max_tokens,
-        stop=tuple(stop),
+    data: list[Model]
+    object: Literal["list"] = "list"
+
+
+class TokenizeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /tokenize: a text, or a chat."""
+
+    content: str | None = None
+    add_special: bool = False
+    """Add the tokens that start a prompt."""
+    messages: list[Message] | None = None
+    """A chat, as the chat template renders it (not in llama-server)."""
+    tools: list[Tool] | None = None
+    model: str = "default"
+
+
+class TokenList(msgspec.Struct):
+    """Tokens of the model."""
+
+    tokens: list[int]
+
+
+class DetokenizeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /detokenize."""
+
+    tokens: list[int]
+    model: str = "default"
+
+
+class Content(msgspec.Struct):
+    """A text."""
+
+    content: str
+
+
+def face(state: State) -> Face:
+    """OpenAI's interface to the models of `state`, with llama-server's for tokens."""
+    on = _Handlers(state)
+    rerank = (
+        Operation("POST", path, on.rerank, "Score documents", RerankBody, RerankReply)
+        for path in ("/v1/rerank", "/rerank")
+    )
+    return Face(
+        name="OpenAI",
+        operations=(
+            Operation(
+                "POST",
+                "/v1/chat/completions",
+                on.chat,
+                "Continue a chat",
+                ChatRequest,
+                ChatCompletion,
+                SSE,
+            ),
+            Operation(
+                "POST",
+                "/v1/completions",
+                on.completions,
+                "Complete a text",
+                CompletionRequest,
+                Completion,
+                SSE,
+            ),
+            responses_operation(state),
+            Operation(
+                "POST",
+                "/v1/embeddings",
+                on.embeddings,
+                "Turn texts into vectors",
+                EmbeddingsRequest,
+                EmbeddingsReply,
+            ),
+            *rerank,
+            Operation("GET", "/v1/models", on.models, "List the models", None, ModelList),
+            Operation("GET", "/v1/models/{id:path}", on.model, "Describe a model", None, Model),
+            Operation(
+                "POST", "/tokenize", on.tokenize, "Turn a text into tokens", TokenizeBody, TokenList
+            ),
+            Operation(
+                "POST",
+                "/detokenize",
+                on.detokenize,
+                "Turn tokens into a text",
+                DetokenizeBody,
+                Content,
+            ),
+        ),
+        shape=error_reply,
+        error=ErrorReply,
     )
 
 
-def _plain(message: Message) -> dict[str, Any]:
-    content = message.content
-    if isinstance(content, list):
-        content = "".join(part.text for part in content)
-    plain: dict[str, Any] = {"role": message.role, "content": content or ""}
-    if message.name is not None:
-        plain["name"] = message.name
-    return plain
+class _Handlers:
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def chat(self, http: HttpRequest) -> Response:
+        asked = await read(http, ChatRequest)
+        model = self._state.resolve(asked.model)
+        request = await chat_request(asked, model)
+        head = _head("chatcmpl-", model)
+        with Events(model.engine, request) as events:
+            if asked.stream:
+                first = await events.next(http)
+                chunks = Chunks(head, usage=_wants_usage(asked.stream_options))
+                return Stream(events, chunks.stream(events.stream(first), request.choices))
+            answer = await events.answer(http)
+        return json(completion(answer, head, logprobs=bool(asked.logprobs)))
+
+    async def completions(self, http: HttpRequest) -> Response:
+        asked = await read(http, CompletionRequest)
+        model = self._state.resolve(asked.model)
+        requests = await completion_requests(asked, model)
+        if asked.echo:
+            echoes = await _echoes(model.engine, requests, http)
+        else:
+            echoes = [""] * sum(request.choices for request in requests)
+        head = _head("cmpl-", model)
+        with Events(model.engine, *requests) as events:
+            if asked.stream:
+                first = await events.next(http)
+                usage = _wants_usage(asked.stream_options)
+                return Stream(
+                    events, completion_chunks(events.stream(first), head, echoes, usage=usage)
+                )
+            answer = await events.answer(http)
+        return json(text_completion(answer, head, echoes, logprobs=asked.logprobs is not None))
+
+    async def embeddings(self, http: HttpRequest) -> Response:
+        asked = await read(http, EmbeddingsRequest)
+        model = self._state.resolve(asked.model)
+        found = await ask(model.engine, embed_request(asked), Embeddings, http)
+        return json(embeddings_reply(asked, found, model.name))
+
+    async def rerank(self, http: HttpRequest) -> Response:
+        asked = await read(http, RerankBody)
+        model = self._state.resolve(asked.model)
+        found = await ask(model.engine, rerank_request(asked), Scores, http)
+        return json(rerank_reply(asked, found, model.name))
+
+    async def models(self, _http: HttpRequest) -> Response:
+        return json(ModelList([Model(model.name, model.created) for model in self._state.models]))
+
+    async def model(self, http: HttpRequest) -> Response:
+        model = self._state.resolve(http.path_params["id"])
+        return json(Model(model.name, model.created))
+
+    async def tokenize(self, http: HttpRequest) -> Response:
+        asked = await read(http, TokenizeBody)
+        if (asked.content is None) == (asked.messages is None):
+            raise Problem(400, "content or messages must be given, not both", "content")
+        request = TokenizeRequest(
+            text=asked.content,
+            messages=tuple(message_of(message) for message in asked.messages or ()),
+            tools=tools_of(asked.tools),
+            add_special=asked.add_special,
+        )
+        engine = self._state.resolve(asked.model).engine
+        return json(TokenList(list((await ask(engine, request, Tokens, http)).tokens)))
+
+    async def detokenize(self, http: HttpRequest) -> Response:
+        asked = await read(http, DetokenizeBody)
+        if any(not 0 <= token < 2**31 for token in asked.tokens):
+            raise Problem(400, "tokens: whole numbers from 0", "tokens")
+        engine = self._state.resolve(asked.model).engine
+        request = DetokenizeRequest(tuple(asked.tokens))
+        return json(Content((await ask(engine, request, Detokenized, http)).text))
 
 
-class ChatReply:
-    """Builds the answer to one chat request, whole or in chunks, from the engine's events."""
-
-    def __init__(self, identity: str, created: int, model: str) -> None:
-        """`created` is in seconds since 1970."""
-        self._head = {"id": f"chatcmpl-{identity}", "created": created, "model": model}
-        self._text: list[str] = []
-        self._reason = "stop"
-        self._usage: Usage | None = None
-
-    def add(self, event: Event) -> None:
-        """Take one event into the whole answer."""
-        if isinstance(event, Text):
-            self._text.append(event.text)
-        elif isinstance(event, Finished):
-            self._reason = event.reason
-            self._usage = event.usage
-
-    def whole(self) -> dict[str, Any]:
-        """The response body of a request that is not streamed."""
-        message = {"role": "assistant", "content": "".join(self._text)}
-        return {
-            **self._head,
-            "object": "chat.completion",
-            "choices": [
-                {"index": 0, "message": message, "finish_reason": self._reason, "logprobs": None}
-            ],
-            "usage": usage_document(self._usage),
-        }
-
-    def first_chunk(self) -> dict[str, Any]:
-        """The chunk that opens a stream."""
-        return self._chunk({"role": "assistant", "content": ""}, None)
-
-    def chunk(self, event: Event) -> dict[str, Any] | None:
-        """The chunk for one event, None for events that clients are not told of."""
-        if isinstance(event, Text):
-            return self._chunk({"content": event.text}, None)
-        if isinstance(event, Finished):
-            return self._chunk({}, event.reason)
-        return None
-
-    def usage_chunk(self) -> dict[str, Any]:
-        """The last chunk, for clients that asked for usage."""
-        return {
-            **self._head,
-            "object": "chat.completion.chunk",
-            "choices": [],
-            "usage": usage_document(self._usage),
-        }
-
-    def _chunk(self, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
-        return {
-            **self._head,
-            "object": "chat.completion.chunk",
-            "choices": [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}],
-        }
+def _head(prefix: str, model: Served) -> Head:
+    return Head(prefix + secrets.token_hex(12), int(time.time()), model.name)
 
 
-def usage_document(usage: Usage | None) -> dict[str, Any]:
-    """Token counts in OpenAI's shape."""
-    prompt = usage.prompt_tokens if usage else 0
-    completion = usage.completion_tokens if usage else 0
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens if usage else 0},
-    }
+def _wants_usage(options: StreamOptions | None) -> bool:
+    return options is not None and options.include_usage
 
 
-def error_document(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+async def _echoes(engine: Engine, requests: Sequence[Request], http: HttpRequest) -> list[str]:
+    """The text of the prompt for each choice of each request."""
+    echoes: list[str] = []
+    for request in requests:
+        text = request.text
+        if text is None:
+            text = (
+                await ask(engine, DetokenizeRequest(request.tokens or ()), Detokenized, http)
+            ).text
+        echoes += [text] * request.choices
+    return echoes

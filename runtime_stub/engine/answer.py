@@ -1,0 +1,83 @@
+"""One choice of an answer: from sampled tokens to events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from runtime_stub.engine import parse
+from runtime_stub.engine.families import GENERIC, Family
+from runtime_stub.engine.messages import Event, Reasoning, Text, TokenLogprob, ToolCall
+from runtime_stub.engine.stream import TextStream
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the text of an answer is to be understood."""
+
+    family: Family = GENERIC
+    plain: bool = True
+    """All of it is the answer: neither reasoning nor calls are looked for."""
+    tools: bool = False
+    reasoning_open: bool = False
+    """The prompt ended inside reasoning."""
+    shown: Mapping[int, bytes] = field(default_factory=dict)
+    """Control tokens that mean something here, with the text they stand for."""
+
+
+class Answer:
+    """Turns the bytes of one choice's tokens into events."""
+
+    def __init__(self, choice: int, reading: Reading, stop: tuple[str, ...]) -> None:
+        self._choice = choice
+        self._text = TextStream(stop)
+        self._parser = (
+            None
+            if reading.plain
+            else parse.AnswerParser(
+                reading.family, tools=reading.tools, reasoning_open=reading.reasoning_open
+            )
+        )
+        self._logprobs: list[TokenLogprob] = []
+        self.called = False
+        """Whether a function was called."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended it."""
+        return self._text.stopped
+
+    def feed(self, data: bytes, logprob: TokenLogprob | None) -> Iterator[Event]:
+        """What can be told after one more token."""
+        if logprob is not None:
+            self._logprobs.append(logprob)
+        yield from self._events(self._text.feed(data), final=False)
+
+    def finish(self) -> Iterator[Event]:
+        """The rest."""
+        yield from self._events(self._text.finish(), final=True)
+
+    def _events(self, text: str, *, final: bool) -> Iterator[Event]:
+        if self._parser is None:
+            if text or (final and self._logprobs):
+                yield self._piece(text)
+            return
+        pieces = self._parser.feed(text) if text else []
+        if final:
+            pieces += self._parser.finish()
+        for piece in pieces:
+            yield self._event(piece)
+
+    def _event(self, piece: parse.Piece) -> Event:
+        if isinstance(piece, parse.Content):
+            return self._piece(piece.text)
+        if isinstance(piece, parse.Reasoning):
+            return Reasoning(piece.text, self._choice)
+        self.called = True
+        if isinstance(piece, parse.ToolCallStart):
+            return ToolCall(piece.index, piece.id, piece.name, choice=self._choice)
+        return ToolCall(piece.index, arguments=piece.text, choice=self._choice)
+
+    def _piece(self, text: str) -> Text:
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return Text(text, self._choice, logprobs)

@@ -1,0 +1,40 @@
+"""How much of a long prompt to read at once while others are being answered."""
+
+from __future__ import annotations
+
+_WEIGHT = 0.2
+"""Of the newest measurement in the running averages."""
+_STRETCH = 1.2
+"""By how much of itself a step of generating may be lengthened for a prompt."""
+_LEAST = 4
+
+
+class Pace:
+    """Keeps the gaps between running streams' tokens short.
+
+    A step's time is taken to be what its generated tokens cost plus so much a prompt token;
+    both are learnt from the steps themselves.
+    """
+
+    def __init__(self) -> None:
+        self._generating: float | None = None
+        self._per_token: float | None = None
+
+    def chunk(self, room: int) -> int:
+        """Tokens of prompt to read in a step that also generates, at most `room`."""
+        if self._generating is None or self._per_token is None:
+            return min(room, _LEAST)
+        return max(_LEAST, min(room, int(_STRETCH * self._generating / self._per_token)))
+
+    def note(self, generated: int, read: int, seconds: float) -> None:
+        """Learn from a step that fed so many generated and so many prompt tokens."""
+        if generated and not read:
+            self._generating = _average(self._generating, seconds)
+        elif read and not generated:
+            self._per_token = _average(self._per_token, seconds / read)
+        elif read and self._generating is not None and seconds > self._generating:
+            self._per_token = _average(self._per_token, (seconds - self._generating) / read)
+
+
+def _average(old: float | None, new: float) -> float:
+    return new if old is None else old + _WEIGHT * (new - old)

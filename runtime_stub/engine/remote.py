@@ -1,0 +1,333 @@
+"""An engine in a process of its own: an abort in native code costs the requests in flight.
+
+    submit ──> held until the engine is ready ──> writer thread ──┐ socket  process.py
+    sinks  <── supervisor thread: starts, listens, starts anew <──┘
+
+A process that ends is replaced at once, and again after growing pauses while its successors
+end before they get to work. A model that can't be loaded or was changed is not tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import get_args
+
+from runtime_stub.engine.interface import Sink, answer
+from runtime_stub.engine.messages import (
+    LAST_EVENTS,
+    AnyRequest,
+    EngineSettings,
+    Event,
+    Failed,
+    Finished,
+    ModelFacts,
+    Status,
+    Usage,
+)
+from runtime_stub.engine.pending import Pending, RemoteTicket
+from runtime_stub.engine.wire import Cancel, Close, Connection, Frame, Start, WireError, encode
+from runtime_stub.errors import EngineError, PackChangedError
+
+StartProcess = Callable[[int], "subprocess.Popen[bytes]"]
+"""Starts the engine's process, which inherits the socket of this number. Raises OSError."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+_LOOK = 1.0
+"""Seconds between looks at the requests that wait for the engine."""
+_GRACE = 2.0
+"""Seconds that a process gets to end before it is made to."""
+_EVENTS = get_args(Event)
+_CLOSED = "the engine is shutting down"
+_CHANGED = Failed("changed", PackChangedError.meaning, "Start it again")
+
+
+class RemoteEngine:
+    """Answers requests with a model that another process holds. Safe to use from any thread.
+
+    Its status is "loading" again while a process that died is replaced; requests wait then.
+    """
+
+    def __init__(
+        self,
+        start: StartProcess,
+        model: str,
+        settings: EngineSettings,
+        *,
+        on_stop: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Start the process, and loading the bundle's entry `model` there, in the background.
+
+        `on_stop` is told, in words, of each process that ended unasked.
+        """
+        self._start_process = start
+        self._first = Start(model, settings)
+        self._on_stop = on_stop
+        self._changed = threading.Condition()
+        """Guards all that follows; notified when the status changes."""
+        self._status = Status("loading")
+        self._facts: ModelFacts | None = None
+        self._refusal: Failed | None = None
+        """What every request gets once there is no engine any more, nor will be."""
+        self._closing = False
+        self._requests: dict[int, Pending] = {}
+        self._identities = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._worked = False
+        """Whether the process was given a request."""
+        # The process ends with the thread that started it: one that stays until the end.
+        self._supervisor = threading.Thread(target=self._supervise, name="engine", daemon=True)
+        self._supervisor.start()
+
+    @property
+    def status(self) -> Status:
+        """What the engine is doing right now."""
+        return self._status
+
+    @property
+    def facts(self) -> ModelFacts | None:
+        """What the model is and how it runs; None until it was ready for the first time."""
+        return self._facts
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until loading has ended; False when `timeout` seconds pass first.
+
+        Raises EngineError when the model could not be loaded.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._status.state != "loading", timeout):
+                return False
+            if self._status.state != "ready":
+                raise EngineError(self._status.message)
+        return True
+
+    def submit(self, request: AnyRequest, sink: Sink) -> RemoteTicket:
+        """Queue a request, without ever waiting. `sink` gets its events from the engine's
+        threads, in order, one of LAST_EVENTS at the end; it must return quickly."""
+        settings = self._first.settings
+        deadline = time.monotonic() + settings.timeout if settings.timeout else None
+        refusal: Failed | None = None
+        frame = bytearray()
+        identity = next(self._identities)
+        try:
+            frame = encode(request, identity)
+        except WireError as error:
+            refusal = Failed("prompt", f"the request can't be taken: {error}")
+        entry = Pending(identity, frame, sink, deadline)
+        with self._changed:
+            waiting = len(self._requests) - settings.parallel
+            if self._refusal is not None:
+                refusal = self._refusal
+            elif refusal is None and waiting >= settings.queue:
+                refusal = Failed("busy", f"{waiting} requests are waiting already", "Ask later")
+            elif refusal is None:
+                self._requests[identity] = entry
+                if self._status.state == "ready":
+                    self._hand_over(entry)
+        if refusal is not None:
+            entry.send(refusal)
+        return RemoteTicket(lambda: self._cancel(entry))
+
+    def answer(self, request: AnyRequest) -> Iterator[Event]:
+        """The events of one request. Leaving the loop early cancels it."""
+        return answer(self, request)
+
+    def close(self, timeout: float = 10.0) -> None:
+        """End the process: asked to, after `timeout` seconds told to, then killed. Requests
+        in flight fail at once."""
+        with self._changed:
+            self._closing = True
+            if self._refusal is None:
+                self._end(Status("closed", message=_CLOSED), Failed("closed", _CLOSED))
+            if self._connection is not None:
+                self._connection.send(Close())
+        self._fail_all()
+        if threading.current_thread() is self._supervisor:
+            return
+        self._supervisor.join(timeout)
+        for force in (subprocess.Popen.terminate, subprocess.Popen.kill):
+            with self._changed:
+                process, connection = self._process, self._connection
+            if process is not None and self._supervisor.is_alive():
+                force(process)
+                self._supervisor.join(_GRACE)
+        if connection is not None and self._supervisor.is_alive():
+            connection.break_off()
+
+    # The supervisor's thread
+
+    def _supervise(self) -> None:
+        failures = 0
+        try:
+            while self._refusal is None:
+                useful, reason = self._live()
+                failures = 1 if useful else failures + 1
+                if self._refusal is None:
+                    with contextlib.suppress(Exception):
+                        self._on_stop(reason)
+                    self._pause(failures)
+        except Exception as error:  # noqa: BLE001  (a bug here must end the requests, visibly)
+            message = f"the engine's supervision failed: {error!r}"
+            with self._changed:
+                self._end(Status("failed", message=message), Failed("engine", message))
+        self._fail_all()
+
+    def _live(self) -> tuple[bool, str]:
+        """One process from its start to its end: whether it got to work, and how it ended."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = self._start_process(theirs.fileno())
+            except OSError as error:
+                ours.close()
+                return False, f"the engine can't be started: {error.strerror}"
+        connection = Connection(ours)
+        connection.send(self._first)
+        with self._changed:
+            self._process, self._connection, self._worked = process, connection, False
+            if self._closing:
+                connection.send(Close())
+        patience = _GRACE
+        try:
+            self._listen(connection)
+        except WireError:
+            patience = 0.0
+        finally:
+            with self._changed:
+                self._connection = None
+                if self._refusal is None:
+                    self._set(Status("loading"))
+            connection.close()
+            code = _reap(process, patience)
+            with self._changed:
+                self._process = None
+        return self._worked, self._lament(code)
+
+    def _listen(self, connection: Connection) -> None:
+        """Take in what the process says, until it is gone. Raises WireError for nonsense."""
+        while True:
+            # While requests are held here, their time is watched here.
+            idle = None if self._status.state != "loading" else _LOOK
+            try:
+                self._take(connection.receive(idle))
+            except TimeoutError:
+                self._expire()
+            except EOFError:
+                return
+
+    def _take(self, frame: Frame) -> None:
+        message = frame.message()
+        if isinstance(message, _EVENTS):
+            ends = isinstance(message, LAST_EVENTS)
+            with self._changed:
+                take = self._requests.pop if ends else self._requests.get
+                entry = take(frame.request, None)
+            if entry is not None and not entry.send(message):
+                self._cancel(entry)
+        elif isinstance(message, ModelFacts):
+            self._facts = message
+        elif isinstance(message, Status):
+            with self._changed:
+                if self._refusal is None and message.state == "failed":
+                    self._end(message, Failed("engine", message.message))
+                elif self._refusal is None:
+                    self._set(message)
+                    if message.state == "ready":
+                        for entry in self._requests.values():
+                            self._hand_over(entry)
+            if message.state == "failed":
+                self._fail_all()
+            else:
+                self._expire()
+        else:
+            raise WireError(f"a {frame.kind.__name__} came from the engine")
+
+    def _lament(self, code: int) -> str:
+        """Tell those whose answers died with the process; what happened, in words."""
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        reason = f"the engine stopped unexpectedly ({how})"
+        event = Failed("engine", reason, "Ask again; it is starting anew")
+        with self._changed:
+            if code == PackChangedError.exit_code and self._refusal is None:
+                event = _CHANGED
+                self._end(Status("failed", message=f"{event.message}. {event.hint}"), event)
+            lost = [entry for entry in self._requests.values() if entry.sent]
+            for entry in lost:
+                del self._requests[entry.identity]
+        for entry in lost:
+            entry.send(self._refusal or event)
+        return reason
+
+    def _pause(self, failures: int) -> None:
+        doublings = min(failures - 2, 20)
+        seconds = 0.0 if doublings < 0 else min(LONGEST_PAUSE, FIRST_PAUSE * 2**doublings)
+        until = time.monotonic() + seconds
+        while self._refusal is None and (left := until - time.monotonic()) > 0:
+            with self._changed:
+                self._changed.wait_for(lambda: self._refusal is not None, min(left, _LOOK))
+            self._expire()
+
+    # Any thread
+
+    def _set(self, status: Status) -> None:
+        self._status = status
+        self._changed.notify_all()
+
+    def _end(self, status: Status, refusal: Failed) -> None:
+        """There is no engine from now on."""
+        self._refusal = refusal
+        self._set(status)
+
+    def _hand_over(self, entry: Pending) -> None:
+        if self._connection is not None and not entry.sent:
+            entry.sent = self._worked = True
+            self._connection.send_frame(entry.frame)
+            entry.frame = bytearray()
+
+    def _cancel(self, entry: Pending) -> None:
+        with self._changed:
+            if entry.identity not in self._requests:
+                return
+            if entry.sent:
+                if self._connection is not None:
+                    self._connection.send(Cancel(), entry.identity)
+                return
+            del self._requests[entry.identity]
+        entry.send(Finished("cancelled", Usage(0, 0, 0, 0.0, 0.0)))
+
+    def _expire(self) -> None:
+        """Give up what waited here for too long; the process looks after what it has."""
+        now = time.monotonic()
+        with self._changed:
+            late = [
+                entry
+                for entry in self._requests.values()
+                if not entry.sent and entry.deadline is not None and entry.deadline < now
+            ]
+            for entry in late:
+                del self._requests[entry.identity]
+        for entry in late:
+            entry.send(Failed("timeout", "the engine was not ready in time", "Ask again later"))
+
+    def _fail_all(self) -> None:
+        with self._changed:
+            rest = list(self._requests.values())
+            self._requests.clear()
+            refusal = self._refusal or Failed("engine", self._status.message)
+        for entry in rest:
+            entry.send(refusal)
+
+
+def _reap(process: subprocess.Popen[bytes], patience: float) -> int:
+    """The exit code, after `patience` seconds by force."""
+    try:
+        return process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return process.wait()

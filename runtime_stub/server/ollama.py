@@ -1,0 +1,219 @@
+"""The Ollama face: a pack answers programs that expect Ollama.
+
+It can't fetch, make or remove models, and says so (501). It answers HEAD / alone, which clients
+use to find out whether anybody is there; GET / is left to the web page.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import PlainTextResponse, Response
+
+from runtime_stub.engine.messages import Embeddings, EmbedRequest, Request
+from runtime_stub.server.bridge import Events, Stream, ask
+from runtime_stub.server.face import Face, Operation
+from runtime_stub.server.grammars import json_grammar, schema_grammar
+from runtime_stub.server.ollama_models import description, list_entry, running_entry
+from runtime_stub.server.ollama_replies import Replies, nanoseconds, unit
+from runtime_stub.server.ollama_requests import (
+    chat_request,
+    check_keep_alive,
+    embed_request,
+    generate_request,
+)
+from runtime_stub.server.ollama_types import (
+    ChatReply,
+    ChatRequest,
+    EmbedBody,
+    EmbeddingsBody,
+    EmbeddingsReply,
+    EmbedReply,
+    Error,
+    GenerateReply,
+    GenerateRequest,
+    Processes,
+    Show,
+    ShowBody,
+    Tags,
+    Version,
+)
+from runtime_stub.server.replies import Problem, json, read
+from runtime_stub.server.state import Served, State
+
+API_VERSION = "0.12.11"
+"""The version of Ollama whose API this is; clients refuse servers that are too old."""
+NDJSON = "application/x-ndjson"
+
+
+def face(state: State) -> Face:
+    """The face, over the models of `state`."""
+    handlers = _Handlers(state)
+    refused = [
+        ("POST", "/api/pull", "fetch"),
+        ("POST", "/api/push", "publish"),
+        ("POST", "/api/create", "make"),
+        ("POST", "/api/copy", "copy"),
+        ("DELETE", "/api/delete", "remove"),
+        ("HEAD", "/api/blobs/{digest}", "take in"),
+        ("POST", "/api/blobs/{digest}", "take in"),
+    ]
+    return Face(
+        name="ollama",
+        operations=(
+            Operation(
+                "POST",
+                "/api/chat",
+                handlers.chat,
+                "Continue a chat",
+                ChatRequest,
+                ChatReply,
+                NDJSON,
+            ),
+            Operation(
+                "POST",
+                "/api/generate",
+                handlers.generate,
+                "Answer a prompt",
+                GenerateRequest,
+                GenerateReply,
+                NDJSON,
+            ),
+            Operation(
+                "POST", "/api/embed", handlers.embed, "Vectors of texts", EmbedBody, EmbedReply
+            ),
+            Operation(
+                "POST",
+                "/api/embeddings",
+                handlers.embeddings,
+                "The vector of a text, as it was asked for before /api/embed",
+                EmbeddingsBody,
+                EmbeddingsReply,
+            ),
+            Operation("GET", "/api/tags", handlers.tags, "The models", response=Tags),
+            Operation("POST", "/api/show", handlers.show, "About a model", ShowBody, Show),
+            Operation("GET", "/api/ps", handlers.processes, "Loaded models", response=Processes),
+            Operation("GET", "/api/version", handlers.version, "Version", response=Version),
+            Operation("HEAD", "/", handlers.alive, "Whether anybody is there"),
+            *(
+                Operation(method, path, _refusing(verb), "Refused by a pack", status=501)
+                for method, path, verb in refused
+            ),
+        ),
+        shape=lambda problem: Error(problem.message),
+        error=Error,
+        prefixes=("/api/",),
+    )
+
+
+class _Handlers:
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def chat(self, http: HttpRequest) -> Response:
+        body = await read(http, ChatRequest)
+        served = self._model(body.model)
+        replies = Replies(body.model, chat=True, thinking=body.think is not False)
+        if not body.messages:
+            return _loaded(served, body, replies)
+        request = chat_request(body, served.defaults, await _grammar(body.format))
+        return await _answer(http, served, request, replies, stream=body.stream is not False)
+
+    async def generate(self, http: HttpRequest) -> Response:
+        body = await read(http, GenerateRequest)
+        served = self._model(body.model)
+        replies = Replies(body.model, chat=False, thinking=body.think is not False)
+        if not body.prompt:
+            return _loaded(served, body, replies)
+        request = generate_request(body, served.defaults, await _grammar(body.format))
+        return await _answer(http, served, request, replies, stream=body.stream is not False)
+
+    async def embed(self, http: HttpRequest) -> Response:
+        began = time.monotonic()
+        body = await read(http, EmbedBody)
+        served = self._model(body.model)
+        request = embed_request(body)
+        found = Embeddings((), 0)
+        if request.texts:
+            found = await ask(served.engine, request, Embeddings, http)
+        reply = EmbedReply(
+            model=body.model,
+            embeddings=[unit(vector, body.dimensions) for vector in found.vectors],
+            total_duration=nanoseconds(time.monotonic() - began),
+            load_duration=0,
+            prompt_eval_count=found.tokens,
+        )
+        return json(reply)
+
+    async def embeddings(self, http: HttpRequest) -> Response:
+        body = await read(http, EmbeddingsBody)
+        served = self._model(body.model)
+        check_keep_alive(body.keep_alive)
+        if not body.prompt:
+            return json(EmbeddingsReply([]))
+        request = EmbedRequest((body.prompt,), normalise=False)
+        found = await ask(served.engine, request, Embeddings, http)
+        return json(EmbeddingsReply(list(found.vectors[0])))
+
+    async def tags(self, _http: HttpRequest) -> Response:
+        return json(Tags([list_entry(served) for served in self._state.models]))
+
+    async def show(self, http: HttpRequest) -> Response:
+        body = await read(http, ShowBody)
+        return json(description(self._model(body.model)))
+
+    async def processes(self, _http: HttpRequest) -> Response:
+        entries = (running_entry(served) for served in self._state.models)
+        return json(Processes([entry for entry in entries if entry is not None]))
+
+    async def version(self, _http: HttpRequest) -> Response:
+        return json(Version(API_VERSION))
+
+    async def alive(self, _http: HttpRequest) -> Response:
+        return PlainTextResponse("Ollama is running")
+
+    def _model(self, name: str) -> Served:
+        try:
+            return self._state.resolve(name)
+        except Problem as problem:
+            # In Ollama's words, which some clients look for.
+            known = ", ".join(served.name for served in self._state.models)
+            message = f"model '{name}' not found; this pack has: {known}"
+            raise Problem(problem.status, message, problem.param, problem.code) from None
+
+
+async def _answer(
+    http: HttpRequest, served: Served, request: Request, replies: Replies, *, stream: bool
+) -> Response:
+    with Events(served.engine, request) as events:
+        if stream:
+            first = await events.next(http)
+            return Stream(events, replies.lines(events.stream(first)), NDJSON)
+        return json(replies.whole(await events.answer(http)))
+
+
+def _loaded(served: Served, body: ChatRequest | GenerateRequest, replies: Replies) -> Response:
+    check_keep_alive(body.keep_alive)
+    status = served.engine.status
+    if status.state == "failed":
+        raise Problem(503, status.message)
+    return json(replies.loaded())
+
+
+async def _grammar(wanted: str | dict[str, Any] | None) -> str | None:
+    if wanted is None or wanted == "":
+        return None
+    if wanted == "json":
+        return await json_grammar()
+    if isinstance(wanted, str):
+        raise Problem(400, 'format: must be "json" or a JSON schema', "format")
+    return await schema_grammar(wanted, "format")
+
+
+def _refusing(verb: str) -> Any:
+    async def refuse(_http: HttpRequest) -> Response:
+        raise Problem(501, f"a pack can't {verb} models: it serves those it was made with")
+
+    return refuse

@@ -1,0 +1,126 @@
+"""The server about itself: health, metrics, settings and its OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio.to_thread
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from runtime_stub import __version__
+from runtime_stub.engine.messages import ModelFacts, Sampling
+from runtime_stub.server.face import Face, Operation
+from runtime_stub.server.openai_errors import ErrorReply, error_reply
+from runtime_stub.server.replies import json
+from runtime_stub.server.state import State
+
+
+class Health(msgspec.Struct):
+    """Whether it can answer."""
+
+    status: str
+    """"ok", "loading", "failed" or "closed"."""
+    progress: float | UnsetType = UNSET
+    """Of loading, from 0 to 1."""
+    error: str | UnsetType = UNSET
+
+
+class Modalities(msgspec.Struct):
+    """What else than text is understood."""
+
+    vision: bool = False
+    audio: bool = False
+
+
+class GenerationSettings(msgspec.Struct):
+    """What holds where a request says nothing."""
+
+    n_ctx: int
+    """Tokens of context, shared by all slots; 0 while the model is loading."""
+    params: Sampling
+
+
+class Props(msgspec.Struct):
+    """Settings, in llama-server's shape as far as there is a counterpart."""
+
+    model_alias: str
+    total_slots: int
+    default_generation_settings: GenerationSettings
+    build_info: str
+    modalities: Modalities
+    model: ModelFacts | None
+    """None until it is loaded."""
+
+
+class Slot(msgspec.Struct):
+    """Room for one request. Slots have no identity: the first ones are those in use."""
+
+    id: int
+    is_processing: bool
+
+
+def face(state: State, faces: Callable[[], Sequence[Face]]) -> Face:
+    """The server's own operations. `faces` are what the OpenAPI document describes."""
+    handlers = _Handlers(state, faces)
+    return Face(
+        name="Server",
+        operations=(
+            Operation("GET", "/health", handlers.health, "Whether it can answer", None, Health),
+            Operation("GET", "/metrics", handlers.metrics, "Metrics in Prometheus' format"),
+            Operation("GET", "/props", handlers.props, "Settings", None, Props),
+            Operation("GET", "/slots", handlers.slots, "Slots", None, list[Slot]),
+            Operation("GET", "/openapi.json", handlers.openapi, "This document", None, Any),
+        ),
+        shape=error_reply,
+        error=ErrorReply,
+    )
+
+
+class _Handlers:
+    def __init__(self, state: State, faces: Callable[[], Sequence[Face]]) -> None:
+        self._state = state
+        self._faces = faces
+
+    async def health(self, _http: HttpRequest) -> Response:
+        status = self._state.models[0].engine.status
+        ready = status.state == "ready"
+        health = Health("ok" if ready else status.state)
+        if status.state == "loading":
+            health.progress = round(status.progress, 3)
+        if status.message:
+            health.error = status.message
+        return json(health, 200 if ready else 503)
+
+    async def metrics(self, _http: HttpRequest) -> Response:
+        engine = self._state.models[0].engine
+        ready = engine.status.state == "ready"
+        context = engine.facts.context if engine.facts else 0
+
+        def make() -> Response:
+            from runtime_stub.server.metrics import CONTENT_TYPE, exposition
+
+            text = exposition(self._state.tally, ready=ready, context=context)
+            return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+        return await anyio.to_thread.run_sync(make)
+
+    async def props(self, _http: HttpRequest) -> Response:
+        model = self._state.models[0]
+        facts = model.engine.facts
+        settings = GenerationSettings(facts.context if facts else 0, model.defaults.sampling)
+        build = f"satchel {__version__}"
+        return json(Props(model.name, self._state.parallel, settings, build, Modalities(), facts))
+
+    async def slots(self, _http: HttpRequest) -> Response:
+        with self._state.tally.lock:
+            running = self._state.tally.running
+        return json([Slot(number, number < running) for number in range(self._state.parallel)])
+
+    async def openapi(self, _http: HttpRequest) -> Response:
+        from runtime_stub.server.openapi import describe
+
+        return json(await anyio.to_thread.run_sync(describe, self._faces()))

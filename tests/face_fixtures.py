@@ -1,0 +1,85 @@
+"""What the tests of faces share: a model that is served, asked in process or over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from engine_fixtures import ScriptedEngine, eventually
+
+from runtime_stub.engine.messages import Event, ModelFacts, Sampling, Usage
+from runtime_stub.server.app import make_app
+from runtime_stub.server.state import Defaults, Served, State
+
+USAGE = Usage(10, 4, 2, 0.1, 0.2)
+FACTS = ModelFacts(
+    description="llama 1B",
+    parameters=1_235_814_432,
+    size=800,
+    trained_context=8192,
+    context=4096,
+    context_reason="",
+    threads=1,
+    cpu_variant="",
+    embeddings=True,
+    rerank=False,
+    vocabulary=100,
+    template="model",
+)
+DETAILS = {
+    "architecture": "llama",
+    "quantization": "Q4_0",
+    "parameters": 1_235_814_432,
+    "context_length": 8192,
+    "licence": {"license": "apache-2.0"},
+}
+
+
+def scripted(*scripts: list[Event | float]) -> ScriptedEngine:
+    """A scripted engine whose model is known."""
+    engine = ScriptedEngine(*scripts)
+    engine._facts = FACTS
+    return engine
+
+
+def state_of(engine: ScriptedEngine) -> State:
+    """`engine`, served as "pack", which has a system prompt and a limit."""
+    defaults = Defaults(Sampling(temperature=0.25, seed=7), system="Be brief.", max_tokens=100)
+    served = Served(
+        "pack", engine, defaults, created=5, size=800, sha256="ab" * 32, details=DETAILS
+    )
+    return State((served,))
+
+
+def send(engine: ScriptedEngine, method: str, path: str, **arguments: Any) -> httpx.Response:
+    """The reply of an application that serves `engine`."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(make_app(state_of(engine)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **arguments)
+
+    return asyncio.run(ask())
+
+
+@contextmanager
+def serving(engine: ScriptedEngine) -> Iterator[str]:
+    """Serve `engine` on this machine; gives the URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(make_app(state_of(engine)), log_level="error", lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            assert eventually(lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(5)
