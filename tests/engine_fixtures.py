@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.messages import (
+    AnyRequest,
     EngineSettings,
     Event,
     Finished,
@@ -55,7 +57,9 @@ def sample_engine(sample_source: ModelSource) -> Iterator[Engine]:
     engine.close()
 
 
-def ask(question: str, *, max_tokens: int = 24, sampling: Sampling = GREEDY) -> Request:
+def ask(
+    question: str, *, max_tokens: int = 24, sampling: Sampling = GREEDY, **more: Any
+) -> Request:
     """A question with the system prompt that the sample model does best with."""
     return Request(
         messages=(
@@ -64,6 +68,7 @@ def ask(question: str, *, max_tokens: int = 24, sampling: Sampling = GREEDY) -> 
         ),
         sampling=sampling,
         max_tokens=max_tokens,
+        **more,
     )
 
 
@@ -101,11 +106,11 @@ class ScriptedEngine(Engine):
 
     def __init__(self, *scripts: list[Event | float], status: Status | None = None) -> None:
         self.scripts = list(scripts)
-        self.requests: list[Request] = []
+        self.requests: list[AnyRequest] = []
         self.tickets: list[ScriptedTicket] = []
         self._status = status or Status("ready", 1.0)
 
-    def submit(self, request: Request, sink: Sink) -> ScriptedTicket:  # type: ignore[override]
+    def submit(self, request: AnyRequest, sink: Sink) -> ScriptedTicket:  # type: ignore[override]
         self.requests.append(request)
         ticket = ScriptedTicket()
         self.tickets.append(ticket)

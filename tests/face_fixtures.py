@@ -13,7 +13,7 @@ import httpx
 import uvicorn
 from engine_fixtures import ScriptedEngine, eventually
 
-from runtime_stub.engine.messages import Event, ModelFacts, Sampling, Usage
+from runtime_stub.engine.messages import Event, ModelFacts, Request, Sampling, Usage
 from runtime_stub.server.app import make_app
 from runtime_stub.server.state import Defaults, Served, State
 
@@ -66,6 +66,13 @@ def send(engine: ScriptedEngine, method: str, path: str, **arguments: Any) -> ht
             return await client.request(method, path, **arguments)
 
     return asyncio.run(ask())
+
+
+def asked_of(engine: ScriptedEngine) -> Request:
+    """What the engine was asked first, which was to generate."""
+    request = engine.requests[0]
+    assert isinstance(request, Request)
+    return request
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from engine_fixtures import ScriptedEngine
-from face_fixtures import USAGE, scripted, send, serving
+from face_fixtures import USAGE, asked_of, scripted, send, serving
 
 from runtime_stub.engine.messages import (
     ChoiceEnd,
@@ -63,7 +63,7 @@ def asked(**fields: Any) -> Request:
     engine = scripted(HELLO)
     response = message(engine, **fields)
     assert response.status_code == 200, response.text
-    return engine.requests[0]
+    return asked_of(engine)
 
 
 def events_of(response: httpx.Response) -> list[Any]:
@@ -137,7 +137,7 @@ def test_thinking_that_is_asked_for(kind: str) -> None:
         {"type": "thinking", "thinking": "Hm.", "signature": ""},
         {"type": "text", "text": "Yes"},
     ]
-    assert engine.requests[0].template_arguments == {"enable_thinking": True}
+    assert asked_of(engine).template_arguments == {"enable_thinking": True}
 
 
 @pytest.mark.parametrize("thinking", [None, {"type": "disabled"}])
@@ -145,7 +145,7 @@ def test_thinking_that_is_not_asked_for(thinking: dict[str, Any] | None) -> None
     engine = scripted(THOUGHT)
     content = message(engine, thinking=thinking).json()["content"]
     assert content == [{"type": "text", "text": "Yes"}]
-    assert engine.requests[0].template_arguments == {"enable_thinking": False}
+    assert asked_of(engine).template_arguments == {"enable_thinking": False}
 
 
 def test_thinking_that_is_not_to_be_shown() -> None:

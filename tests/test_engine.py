@@ -272,9 +272,16 @@ class FakeModel:
     parameters = size = trained_context = vocabulary_size = 1000
     bos = eos = ""
     adds_bos = False
+    vocabulary = None
 
     def __init__(self) -> None:
         self.freed = 0
+
+    def metadata(self, _key: str) -> str:
+        return ""
+
+    def control_token(self, _text: str) -> None:
+        return None
 
     def template(self) -> str:
         return "{{ messages[0].content }}"

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from engine_fixtures import ScriptedEngine
-from face_fixtures import USAGE, scripted, send, serving
+from face_fixtures import USAGE, asked_of, scripted, send, serving
 
 from runtime_stub.engine.messages import (
     ChoiceEnd,
@@ -74,7 +74,7 @@ def asked(**fields: Any) -> Request:
     engine = scripted(HELLO)
     response = chat(engine, stream=False, **fields)
     assert response.status_code == 200, response.text
-    return engine.requests[0]
+    return asked_of(engine)
 
 
 # Chats.
@@ -247,7 +247,7 @@ def test_logprobs() -> None:
     events: list[Event | float] = [Text("Hi", logprobs=(token,)), Finished("stop", USAGE)]
     engine = scripted(events)
     document = chat(engine, stream=False, logprobs=True, top_logprobs=2).json()
-    assert engine.requests[0].logprobs == 2
+    assert asked_of(engine).logprobs == 2
     (entry,) = document["logprobs"]
     assert (entry["token"], entry["logprob"], entry["bytes"]) == ("Hi", -0.5, [72, 105])
     assert [top["token"] for top in entry["top_logprobs"]] == ["Hi", "Ho"]
@@ -260,7 +260,7 @@ def test_whole_answer_to_a_prompt() -> None:
     engine = scripted(HELLO)
     document = generate(engine, stream=False, system="Rhyme.", context=[1, 2]).json()
     assert (document["response"], document["done_reason"]) == ("Hello", "stop")
-    assert engine.requests[0].messages == (
+    assert asked_of(engine).messages == (
         {"role": "system", "content": "Rhyme."},
         {"role": "user", "content": "Hi"},
     )
@@ -276,7 +276,7 @@ def test_streamed_answer_to_a_prompt() -> None:
 def test_raw_prompt() -> None:
     engine = scripted(HELLO)
     generate(engine, raw=True, prompt="Once", options={"num_predict": 3})
-    request = engine.requests[0]
+    request = asked_of(engine)
     assert (request.text, request.messages, request.max_tokens) == ("Once", (), 3)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -108,7 +109,7 @@ def test_fields_without_effect() -> None:
         user="me", store=True, metadata={"a": "b"}, service_tier="auto", safety_identifier="x",
         prompt_cache_key="k", prediction={"type": "content"}, modalities=["text"],
         verbosity="low", model="pack", n=1, response_format={"type": "text"}, tools=[],
-        tool_choice="none" if plain.tools else "auto", logprobs=False, stream=False,
+        tool_choice="auto", logprobs=False, stream=False,
         prompt_cache_retention="24h", stream_options=None, top_logprobs=0,
     )  # fmt: skip
 
@@ -276,7 +277,7 @@ def test_template_arguments() -> None:
 def test_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     error = refused(**fields)
     assert error["param"] == param
-    assert param.split("[")[0].split(".")[0] in error["message"]
+    assert re.split(r"\W", param)[0] in error["message"]
 
 
 def test_unknown_field_has_a_code() -> None:

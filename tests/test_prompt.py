@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from runtime_stub.engine.messages import Request
+from runtime_stub.engine.messages import Request, TokenizeRequest
 from runtime_stub.engine.model import Model
 from runtime_stub.engine.prompt import PromptBuilder
 from runtime_stub.errors import PromptError
@@ -16,6 +16,7 @@ class FakeModel:
     """A vocabulary of characters; "<s>" is one token where it is read as special."""
 
     eos = "</s>"
+    vocabulary_size = 0x110000
 
     def __init__(self, template: str | None = None, *, bos: str = "<s>", adds_bos: bool = True):
         self._template = template
@@ -25,6 +26,12 @@ class FakeModel:
 
     def template(self) -> str | None:
         return self._template
+
+    def control_token(self, text: str) -> int | None:
+        return 2 if text == "<tool_call>" else None
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        return chr(token).encode() if special or token > 2 else b""
 
     def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
         assert special
@@ -49,18 +56,18 @@ def chat(*contents: Any) -> Request:
 @pytest.mark.parametrize("adds_bos", [True, False])
 def test_first_token_is_not_doubled(template: str, adds_bos: bool) -> None:
     model = FakeModel(template, adds_bos=adds_bos)
-    tokens = built(model).tokens(chat("?"))
+    tokens = built(model).prompt(chat("?")).tokens
     assert tokens.count(BOS) == (1 if adds_bos or "bos" in template else 0)
     assert tokens[-1] == ord("x")
 
 
 def test_no_first_token_in_vocabulary() -> None:
-    assert built(FakeModel("{{ bos_token }}x", bos="", adds_bos=False)).tokens(chat("")) == [120]
+    assert built(FakeModel("{{ bos_token }}x", bos="", adds_bos=False)).prompt(chat("")).tokens == [120]
 
 
 def test_raw_text_skips_the_template() -> None:
     model = FakeModel("{{ raise_exception('no') }}")
-    assert built(model).tokens(Request(text="hi")) == [BOS, ord("h"), ord("i")]
+    assert built(model).prompt(Request(text="hi")).tokens == [BOS, ord("h"), ord("i")]
 
 
 @pytest.mark.parametrize(
@@ -76,29 +83,103 @@ def test_origin(own: str | None, given: str | None, origin: str, seen: str) -> N
     model = FakeModel(own)
     builder = built(model, given)
     assert builder.origin == origin
-    builder.tokens(chat("A"))
+    builder.prompt(chat("A"))
     assert model.seen == seen
 
 
 def test_content_in_parts_is_joined() -> None:
     model = FakeModel("{% for m in messages %}{{ m.content }}|{% endfor %}")
     parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
-    built(model).tokens(chat(parts, "c"))
+    built(model).prompt(chat(parts, "c"))
     assert model.seen == "ab|c|"
     assert parts[0] == {"type": "text", "text": "a"}
 
 
 def test_template_arguments() -> None:
     model = FakeModel("{{ enable_thinking }}")
-    built(model).tokens(Request(template_arguments={"enable_thinking": True}))
+    built(model).prompt(Request(template_arguments={"enable_thinking": True}))
     assert model.seen == "True"
 
 
 def test_empty_prompt() -> None:
     with pytest.raises(PromptError, match="empty"):
-        built(FakeModel(adds_bos=False)).tokens(Request(text=""))
+        built(FakeModel(adds_bos=False)).prompt(Request(text=""))
 
 
 def test_broken_template() -> None:
     with pytest.raises(PromptError, match="not valid"):
         built(FakeModel("{% broken"))
+
+
+TOOL = {"name": "weather", "parameters": {"type": "object", "properties": {}}}
+HERMES = (
+    "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}"
+)
+
+
+def asked(**fields: Any) -> Request:
+    return Request(messages=({"role": "user", "content": "?"},), tools=(TOOL,), **fields)
+
+
+def test_tools_reach_the_template() -> None:
+    model = FakeModel(HERMES)
+    prompt = built(model).prompt(asked())
+    assert "weather" in model.seen
+    assert prompt.reading.tools
+    assert prompt.grammar is None
+    assert prompt.reading.shown == {2: b"<tool_call>"}
+
+
+def test_no_tools_when_none_may_be_called() -> None:
+    model = FakeModel(HERMES)
+    prompt = built(model).prompt(asked(tool_choice="none"))
+    assert "weather" not in model.seen
+    assert not prompt.reading.tools
+
+
+@pytest.mark.parametrize("choice", ["required", "function:weather"])
+def test_forced_calls_have_a_grammar(choice: str) -> None:
+    prompt = built(FakeModel(HERMES)).prompt(asked(tool_choice=choice))
+    assert prompt.grammar is not None
+    assert "weather" in prompt.grammar
+
+
+def test_forced_call_and_response_format_exclude_each_other() -> None:
+    with pytest.raises(PromptError, match="exclude"):
+        built(FakeModel(HERMES)).prompt(asked(tool_choice="required", grammar='root ::= "a"'))
+
+
+def test_unknown_function_cannot_be_forced() -> None:
+    with pytest.raises(PromptError):
+        built(FakeModel(HERMES)).prompt(asked(tool_choice="function:other"))
+
+
+def test_tools_are_described_where_the_template_knows_none() -> None:
+    model = FakeModel("{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}")
+    built(model).prompt(asked())
+    assert model.seen.startswith("system:")
+    assert "weather" in model.seen
+
+
+def test_tokens_are_taken_as_they_are() -> None:
+    prompt = built(FakeModel("x")).prompt(Request(tokens=(1, 5, 9)))
+    assert prompt.tokens == [1, 5, 9]
+    with pytest.raises(PromptError, match="from 0 to"):
+        built(FakeModel("x")).prompt(Request(tokens=(-1,)))
+
+
+def test_reasoning_that_the_prompt_opens() -> None:
+    model = FakeModel("{{ messages[0].content }}<think>\n")
+    assert built(model).prompt(chat("a")).reading.reasoning_open
+
+
+def test_tokenise_and_back() -> None:
+    builder = built(FakeModel("{{ messages[0].content }}!"))
+    assert builder.tokens(TokenizeRequest(text="hi")) == [ord("h"), ord("i")]
+    assert builder.tokens(TokenizeRequest(text="hi", add_special=True))[0] == BOS
+    chat_tokens = builder.tokens(TokenizeRequest(messages=({"role": "user", "content": "a"},)))
+    assert chat_tokens[-1] == ord("!")
+    assert builder.text((ord("h"), ord("i"))) == "hi"
+    with pytest.raises(PromptError):
+        builder.text((1 << 30,))

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from engine_fixtures import ask, sample_engine, sample_model, sample_source, text_of
 
 from runtime_stub.engine.engine import Engine
-from runtime_stub.engine.messages import Finished, Sampling
+from runtime_stub.engine.messages import (
+    Failed,
+    Finished,
+    Sampling,
+    Text,
+    TokenizeRequest,
+    Tokens,
+)
 
 __all__ = ["sample_engine", "sample_model", "sample_source"]
 
@@ -78,3 +87,82 @@ def test_penalties_change_the_answer(
 )
 def test_bounds_of_the_settings(sample_engine: Engine, sampling: Sampling) -> None:
     answer(sample_engine, sampling, max_tokens=3)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(seed=1, typical_p=0.5),
+        Sampling(seed=1, top_n_sigma=1.0),
+        Sampling(seed=1, xtc_probability=1.0, xtc_threshold=0.05),
+        Sampling(seed=1, dry_multiplier=2.0, temperature=0),
+        Sampling(seed=1, mirostat=1),
+        Sampling(seed=1, mirostat=2, mirostat_tau=3.0),
+    ],
+    ids=str,
+)
+def test_every_way_of_sampling_answers_and_repeats(
+    sample_engine: Engine, sampling: Sampling
+) -> None:
+    first = answer(sample_engine, sampling)
+    assert first
+    assert answer(sample_engine, sampling) == first
+
+
+def test_logit_bias(sample_engine: Engine) -> None:
+    (token,) = tokens_of(sample_engine, "Paris")
+    forced = Sampling(temperature=0, logit_bias=((token, 1000.0), (1 << 30, 5.0)))
+    assert answer(sample_engine, forced, max_tokens=3) == "ParisParisParis"
+    forbidden = Sampling(temperature=0, logit_bias=((token, -math.inf),))
+    assert "Paris" not in answer(sample_engine, forbidden)
+
+
+def tokens_of(engine: Engine, text: str) -> tuple[int, ...]:
+    (event,) = engine.answer(TokenizeRequest(text=text))
+    assert isinstance(event, Tokens)
+    return event.tokens
+
+
+def test_grammar(sample_engine: Engine) -> None:
+    grammar = 'root ::= ("cat" | "dog") "s"? "!"'
+    for seed in range(3):
+        hot = Sampling(temperature=2, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
+        events = list(sample_engine.answer(ask(QUESTION, sampling=hot, grammar=grammar)))
+        assert text_of(events) in ("cat!", "cats!", "dog!", "dogs!")
+        assert isinstance(events[-1], Finished)
+        assert events[-1].reason == "stop"
+
+
+def test_grammar_that_ends_nowhere_fails_and_the_engine_lives(sample_engine: Engine) -> None:
+    dead = 'root ::= "a" dead\ndead ::= [^\\x00-\\U0010FFFF]'
+    events = list(sample_engine.answer(ask("?", sampling=Sampling(), grammar=dead)))
+    assert isinstance(events[-1], Failed)
+    assert events[-1].kind == "prompt"
+    assert answer(sample_engine, Sampling(temperature=0))
+
+
+def test_logprobs(sample_engine: Engine) -> None:
+    request = ask(QUESTION, sampling=Sampling(temperature=0), max_tokens=4, logprobs=3)
+    events = list(sample_engine.answer(request))
+    rows = [row for event in events if isinstance(event, Text) for row in event.logprobs]
+    assert len(rows) == 4
+    assert b"".join(row.raw for row in rows).decode() == text_of(events)
+    for row in rows:
+        assert len(row.top) == 3
+        assert row.top[0][2] == pytest.approx(row.logprob), "greedy takes the most probable"
+        assert 0 < sum(math.exp(value) for _, _, value in row.top) <= 1.0001
+
+
+def test_choices_differ_and_repeat(sample_engine: Engine) -> None:
+    def texts() -> list[str]:
+        hot = Sampling(temperature=2, top_k=0, top_p=1.0, min_p=0.0, seed=5)
+        request = ask(QUESTION, sampling=hot, max_tokens=8, choices=2)
+        found = ["", ""]
+        for event in sample_engine.answer(request):
+            if isinstance(event, Text):
+                found[event.choice] += event.text
+        return found
+
+    first = texts()
+    assert first[0] != first[1]
+    assert texts() == first

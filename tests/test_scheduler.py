@@ -9,6 +9,7 @@ import pytest
 from runtime_stub.engine import scheduler as module
 from runtime_stub.engine.context import NO_ROOM, Context, ContextSize
 from runtime_stub.engine.messages import (
+    ChoiceEnd,
     Event,
     Failed,
     Finished,
@@ -18,7 +19,10 @@ from runtime_stub.engine.messages import (
     Text,
 )
 from runtime_stub.engine.model import Model
-from runtime_stub.engine.scheduler import Job, Scheduler
+from runtime_stub.engine.job import Job
+from runtime_stub.engine.sampler import Choice, DeadEndError
+from runtime_stub.engine.scheduler import Scheduler
+from runtime_stub.errors import PromptError
 
 END = 0
 
@@ -27,11 +31,12 @@ class FakeModel:
     """Tokens stand for one character each; 0 ends an answer."""
 
     vocabulary_size = 1 << 20
+    vocabulary = None
 
     def ends_generation(self, token: int) -> bool:
         return token == END
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         return chr(token).encode()
 
 
@@ -77,6 +82,11 @@ class FakeContext:
         self.batches.append(self.batch)
         return 0
 
+    def share(self, source: int, target: int, tokens: int) -> int:
+        kept = 0 if self.forgetful else tokens
+        self.cells[target] = self.cells.get(source, [])[:kept]
+        return len(self.cells[target])
+
     def keep(self, sequence: int, tokens: int) -> int:
         kept = 0 if self.forgetful else tokens
         self.cells[sequence] = self.cells.get(sequence, [])[:kept]
@@ -89,15 +99,29 @@ class FakeSampler:
     made: list[FakeSampler]
     context: FakeContext
 
-    def __init__(self, sampling: Sampling, _vocabulary_size: int) -> None:
+    def __init__(
+        self,
+        _sampling: Sampling,
+        _model: Any,
+        *,
+        grammar: str | None = None,
+        logprobs: int | None = None,
+        seed_offset: int = 0,
+    ) -> None:
+        if grammar == "refused":
+            raise PromptError("llama.cpp refuses the grammar")
+        self.grammar, self.logprobs, self.offset = grammar, logprobs, seed_offset
         self.freed = False
         self.accepted: list[int] = []
         FakeSampler.made.append(self)
 
-    def sample(self, _context: Any, index: int) -> int:
+    def sample(self, _context: Any, index: int, _candidates: Any) -> Choice:
         token, _, _, output = FakeSampler.context.batch[index]
         assert output, "logits were asked for"
-        return END if token == ord("z") else token + 1
+        if self.grammar == "dead" and chr(token) == "c":
+            raise DeadEndError
+        following = END if token == ord("z") else token + 1 + (self.offset if token == 97 else 0)
+        return Choice(following, -0.5, ((following, -0.5), (ord("?"), -1.5)))
 
     def accept(self, token: int) -> None:
         self.accepted.append(token)
@@ -160,6 +184,7 @@ class Bench:
 @pytest.fixture(autouse=True)
 def _fake_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Sampler", FakeSampler)
+    monkeypatch.setattr(module, "Candidates", lambda _size: None)
 
 
 def test_one_request() -> None:
@@ -303,7 +328,7 @@ def test_running_answers_flow_while_a_long_prompt_is_read() -> None:
     bench.run()
 
 
-def test_prompts_are_read_in_the_order_they_came() -> None:
+def test_prompts_end_in_the_order_they_came() -> None:
     bench = Bench(parallel=2, batch=8)
     short = bench.ask("x", max_tokens=1)
     first = bench.ask("a" * 40, max_tokens=1)
@@ -313,6 +338,130 @@ def test_prompts_are_read_in_the_order_they_came() -> None:
     while first.end is None:
         bench.scheduler.step()
         assert late.end is None
+    bench.run()
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    bench = Bench(parallel=2, batch=8)
+    long = bench.ask("a" * 200, max_tokens=1)
+    bench.scheduler.step()
+    short = bench.ask("bbbx", max_tokens=1)
+    for _ in range(3):
+        bench.scheduler.step()
+    assert short.end is not None
+    assert long.end is None
+    bench.run()
+
+
+def test_several_choices_read_the_prompt_once() -> None:
+    bench = Bench(parallel=4, batch=8)
+    asked = bench.ask("x" * 19 + "a", choices=3, max_tokens=2)
+    bench.run()
+    texts = ["", "", ""]
+    for event in asked.events:
+        if isinstance(event, Text):
+            texts[event.choice] += event.text
+    assert texts == ["bc", "cd", "de"]
+    assert sum(isinstance(event, PromptRead) for event in asked.events) == 1
+    ends = [event for event in asked.events if isinstance(event, ChoiceEnd)]
+    assert sorted(event.choice for event in ends) == [0, 1, 2]
+    assert isinstance(asked.end, Finished)
+    assert (asked.end.usage.prompt_tokens, asked.end.usage.completion_tokens) == (20, 6)
+    assert sum(len(batch) for batch in bench.context.batches) == 20 + 3
+
+
+def test_choices_of_memory_that_cannot_be_shared() -> None:
+    bench = Bench(parallel=3)
+    bench.context.forgetful = True
+    asked = bench.ask("xxa", choices=2, max_tokens=1)
+    bench.run()
+    assert {e.choice: e.text for e in asked.events if isinstance(e, Text)} == {0: "b", 1: "c"}
+
+
+@pytest.mark.parametrize("choices", [0, 3, 100])
+def test_impossible_choices(choices: int) -> None:
+    bench = Bench(parallel=2)
+    asked = bench.ask("a", choices=choices)
+    assert isinstance(asked.end, Failed)
+    assert asked.end.kind == "unsupported"
+    assert bench.scheduler.idle
+
+
+def test_cancelled_choices_all_end() -> None:
+    bench = Bench(parallel=3, batch=8)
+    asked = bench.ask("a" * 50, choices=3)
+    bench.scheduler.step()
+    asked.job.cancelled = True
+    bench.scheduler.step()
+    assert asked.reason == "cancelled"
+    assert bench.scheduler.idle
+    bench.run()
+
+
+def test_a_beginning_is_shared_with_a_busy_slot() -> None:
+    bench = Bench(parallel=2, batch=64)
+    system = "You are a helpful assistant. "
+    bench.ask(system + "a")
+    bench.scheduler.step()
+    second = bench.ask(system + "x")
+    bench.run()
+    assert second.cached == len(system)
+    assert second.text == "yz"
+
+
+def test_a_branch_keeps_the_conversation_it_left() -> None:
+    bench = Bench(parallel=2, batch=64)
+    system = "You are a helpful assistant. "
+    long = system + "u" * 60 + "x"
+    bench.ask(long)
+    bench.run()
+    branch = bench.ask(system + "x")
+    bench.run()
+    assert branch.cached == len(system)
+    again = bench.ask(long + "yz and x")
+    bench.run()
+    assert again.cached == len(long) + 2
+
+
+def test_grammar_that_leaves_nothing_ends_only_its_own_request() -> None:
+    bench = Bench(parallel=2)
+    other = bench.ask("u")
+    job = Job(Request(), cast("list[Event]", (events := [])).append, tokens=[97], grammar="dead")
+    bench.scheduler.add(job)
+    bench.run()
+    assert isinstance(events[-1], Failed)
+    assert events[-1].kind == "prompt"
+    assert other.text == "vwxyz"
+
+
+def test_refused_grammar() -> None:
+    bench = Bench()
+    job = Job(Request(), cast("list[Event]", (events := [])).append, tokens=[97], grammar="refused")
+    bench.scheduler.add(job)
+    bench.run()
+    assert isinstance(events[-1], Failed)
+
+
+def test_logprobs() -> None:
+    bench = Bench()
+    asked = bench.ask("a", max_tokens=2, logprobs=2)
+    bench.run()
+    pieces = [event for event in asked.events if isinstance(event, Text)]
+    rows = [row for piece in pieces for row in piece.logprobs]
+    assert [(row.text, row.logprob) for row in rows] == [("b", -0.5), ("c", -0.5)]
+    assert rows[0].top == (("b", b"b", -0.5), ("?", b"?", -1.5))
+
+
+def test_overdue_requests_fail() -> None:
+    bench = Bench()
+    running, waiting = bench.ask("a"), bench.ask("b")
+    bench.scheduler.step()
+    running.job.deadline = waiting.job.deadline = 0.0
+    bench.scheduler.step()
+    for asked in (running, waiting):
+        assert isinstance(asked.end, Failed)
+        assert asked.end.kind == "timeout"
+    assert bench.scheduler.idle
     bench.run()
 
 

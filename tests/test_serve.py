@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,88 +17,20 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from runtime_stub.errors import AddressError
-from runtime_stub.server.listener import address_of, listen
+from runtime_stub.server.listener import address_of, listen, listen_unix
 from runtime_stub.server.serve import run
 
 
-def test_free_port() -> None:
-    with listen("127.0.0.1", 0) as listener:
-        address = address_of(listener)
-        assert address.startswith("http://127.0.0.1:")
-        assert int(address.rpartition(":")[2]) > 0
-        socket.create_connection(listener.getsockname(), timeout=2).close()
+async def hello(_request: Request) -> Response:
+    return PlainTextResponse("hello")
 
 
-def test_port_in_use() -> None:
-    with listen("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-        with pytest.raises(AddressError, match=f"port {port} on 127.0.0.1 is in use") as caught:
-            listen("127.0.0.1", port)
-    assert caught.value.exit_code == 9
-    assert "--port" in caught.value.hint
-    listen("127.0.0.1", port).close()
-
-
-@pytest.mark.parametrize(
-    "host", ["no.such.host.invalid", "1.2.3.4.5", "a\x00b", "x" * 300, "ä" * 80]
-)
-def test_bad_host(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = socket.getaddrinfo
-
-    def offline(name: str, *arguments: Any, **more: Any) -> Any:
-        if name == "no.such.host.invalid":
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return real(name, *arguments, **more)
-
-    monkeypatch.setattr(socket, "getaddrinfo", offline)
-    with pytest.raises(AddressError) as caught:
-        listen(host, 0)
-    assert caught.value.exit_code == 9
-
-
-def test_address_of_another_machine() -> None:
-    # 192.0.2.0/24 is set aside for documentation.
-    with pytest.raises(AddressError, match=r"192\.0\.2\.1"):
-        listen("192.0.2.1", 0)
-
-
-@pytest.mark.parametrize("port", [-1, 65_536, 70_000, 2**40])
-def test_port_out_of_range(port: int) -> None:
-    with pytest.raises(AddressError, match="out of range"):
-        listen("127.0.0.1", port)
-
-
-def test_no_right_to_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    class Refusing(socket.socket):
-        bind = refuse
-
-    monkeypatch.setattr(socket, "socket", Refusing)
-    with pytest.raises(AddressError, match="port 80 needs administrator rights"):
-        listen("127.0.0.1", 80)
-
-
-def test_ipv6() -> None:
-    if not socket.has_ipv6:
-        pytest.skip("this Python has no IPv6")
-    try:
-        listener = listen("::1", 0)
-    except AddressError:
-        pytest.skip("this machine has no IPv6")
-    with listener:
-        assert address_of(listener).startswith("http://[::1]:")
-
-
-def test_serves_and_tells_when_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def hello(_request: Request) -> PlainTextResponse:
-        return PlainTextResponse("hello")
-
+@contextmanager
+def serving(listener: socket.socket, answer: Any = hello) -> Iterator[uvicorn.Server]:
+    """Serve something until the block ends."""
     servers: list[uvicorn.Server] = []
     real = uvicorn.Server.startup
 
@@ -102,23 +38,64 @@ def test_serves_and_tells_when_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> N
         servers.append(self)
         await real(self, sockets)
 
-    monkeypatch.setattr(uvicorn.Server, "startup", startup)
-    listener = listen("127.0.0.1", 0)
-    address = address_of(listener)
     ready = threading.Event()
-    app = Starlette(routes=[Route("/", hello)])
+    app = Starlette(routes=[Route("/", answer)])
     thread = threading.Thread(target=run, args=(app, listener, ready.set))
-    thread.start()
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uvicorn.Server, "startup", startup)
+        thread.start()
         assert ready.wait(10)
-        response = httpx.get(address, timeout=5)
-        assert response.text == "hello"
-        assert "server" not in response.headers
+    try:
+        yield servers[0]
     finally:
         servers[0].should_exit = True
         thread.join(10)
     assert not thread.is_alive()
     assert listener.fileno() == -1
+
+
+def test_serves_and_tells_when_it_is_ready() -> None:
+    listener = listen("127.0.0.1", 0)
+    address = address_of(listener)
+    with serving(listener):
+        response = httpx.get(address, timeout=5)
+        assert response.text == "hello"
+        assert "server" not in response.headers
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets")
+def test_serves_on_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(listen_unix(Path("socket"))):
+        transport = httpx.HTTPTransport(uds="socket")
+        with httpx.Client(transport=transport) as client:
+            assert client.get("http://anything/").text == "hello"
+    assert not Path("socket").exists()
+
+
+def test_running_streams_may_end() -> None:
+    """A server that is told to stop finishes what it has begun."""
+    stop = threading.Event()
+
+    async def slow() -> AsyncIterator[str]:
+        yield "one "
+        stop.set()
+        await asyncio.sleep(0.3)
+        yield "two"
+
+    async def answer(_request: Request) -> StreamingResponse:
+        return StreamingResponse(slow())
+
+    listener = listen("127.0.0.1", 0)
+    with serving(listener, answer) as server:
+        address = address_of(listener)
+        texts: list[str] = []
+        client = threading.Thread(target=lambda: texts.append(httpx.get(address, timeout=5).text))
+        client.start()
+        assert stop.wait(5)
+        server.should_exit = True
+        client.join(5)
+    assert texts == ["one two"]
 
 
 STOPPED = """

@@ -16,21 +16,29 @@ class Candidates:
     """A reusable array over the whole vocabulary. Belongs to one thread."""
 
     def __init__(self, vocabulary_size: int) -> None:
-        llama = library()
         self._size = vocabulary_size
-        self._data = (llama.llama_token_data * vocabulary_size)()
+        self._data: Any = None
+        self._numbers = self._ids = memoryview(b"")
+        self._array: Any = None
+
+    def _allocate(self) -> None:
+        """Most requests never need the array; a large vocabulary takes a while to fill in."""
+        size = self._size
+        self._data = (library().llama_token_data * size)()
         self._numbers = memoryview(self._data).cast("B").cast("f")
         # Samplers reorder the array, so ids are put back with the logits, from this copy.
-        self._ids = memoryview((ctypes.c_int32 * vocabulary_size)(*range(vocabulary_size)))
-        self._array: Any = None
+        ids = (ctypes.c_int32 * size)(*range(size))
+        self._ids = memoryview(ids).cast("B").cast("f")
 
     def fill(self, context: Any, index: int) -> Any:
         """Pointer to the candidates with the logits of batch position `index`."""
         llama = library()
+        if self._data is None:
+            self._allocate()
         logits = llama.llama_get_logits_ith(context, index)
         values = (ctypes.c_float * self._size).from_address(ctypes.addressof(logits.contents))
         self._numbers[1::_FLOATS_EACH] = memoryview(values).cast("B").cast("f")
-        self._numbers[0::_FLOATS_EACH] = self._ids.cast("B").cast("f")
+        self._numbers[0::_FLOATS_EACH] = self._ids
         self._array = llama.llama_token_data_array(
             data=ctypes.cast(self._data, llama.llama_token_data_p),
             size=self._size,

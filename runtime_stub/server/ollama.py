@@ -40,7 +40,7 @@ from runtime_stub.server.ollama_types import (
     Tags,
     Version,
 )
-from runtime_stub.server.replies import Problem, json, read
+from runtime_stub.server.replies import Handler, Problem, json, read
 from runtime_stub.server.state import Served, State
 
 API_VERSION = "0.12.11"
@@ -212,7 +212,7 @@ async def _grammar(wanted: str | dict[str, Any] | None) -> str | None:
     return await schema_grammar(wanted, "format")
 
 
-def _refusing(verb: str) -> Any:
+def _refusing(verb: str) -> Handler:
     async def refuse(_http: HttpRequest) -> Response:
         raise Problem(501, f"a pack can't {verb} models: it serves those it was made with")
 
