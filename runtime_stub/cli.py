@@ -151,7 +151,14 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
       ./assistant ask "Summarise this:" - < report.txt
       echo "Name three colours." | ./assistant
     """
-    from runtime_stub.engine.messages import FIT_REQUEST, Failed, Finished, PromptRead, Text
+    from runtime_stub.engine.messages import (
+        FIT_REQUEST,
+        Failed,
+        Finished,
+        PromptRead,
+        Reasoning,
+        Text,
+    )
 
     text = _prompt_text(prompt)
     request = _request(session, options)
@@ -161,6 +168,7 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
     engine = _engine(session, options, context=options["context"] or FIT_REQUEST)
     _show_loading(engine)
     answer: list[str] = []
+    reasoning: list[str] = []
     for event in engine.answer(request):
         if isinstance(event, PromptRead):
             _tell_fallback(engine)
@@ -169,11 +177,16 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
             if not as_json:
                 click.echo(event.text, nl=False)
                 sys.stdout.flush()
+        elif isinstance(event, Reasoning):
+            reasoning.append(event.text)
         elif isinstance(event, Failed):
             raise _error_of(event)
         elif isinstance(event, Finished) and as_json:
             usage = dataclasses.asdict(event.usage)
-            echo_json({"answer": "".join(answer), "reason": event.reason, "usage": usage})
+            document = {"answer": "".join(answer), "reason": event.reason, "usage": usage}
+            if reasoning:
+                document["reasoning"] = "".join(reasoning)
+            echo_json(document)
         elif isinstance(event, Finished):
             click.echo()
             if event.reason == "length":
@@ -600,6 +613,10 @@ class _Lines:
     def write(self, text: str) -> None:
         click.echo(text, nl=False)
         sys.stdout.flush()
+
+    def reason(self, text: str) -> None:
+        if sys.stderr.isatty():
+            click.secho(text, dim=True, nl=False, err=True)
 
     def notice(self, text: str) -> None:
         click.echo(f"({text})", err=True)

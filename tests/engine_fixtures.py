@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runtime_stub.engine.engine import Engine
+from runtime_stub.engine.job import Sink
 from runtime_stub.engine.messages import (
     AnyRequest,
     EngineSettings,
@@ -24,7 +25,6 @@ from runtime_stub.engine.messages import (
     Text,
     Usage,
 )
-from runtime_stub.engine.job import Sink
 
 SAMPLE_VARIABLE = "SATCHEL_SAMPLE_MODEL"
 NO_USAGE = Usage(0, 0, 0, 0.0, 0.0)
@@ -106,7 +106,7 @@ class ScriptedEngine(Engine):
 
     def __init__(self, *scripts: list[Event | float], status: Status | None = None) -> None:
         self.scripts = list(scripts)
-        self.requests: list[AnyRequest] = []
+        self.requests: list[Any] = []
         self.tickets: list[ScriptedTicket] = []
         self._status = status or Status("ready", 1.0)
 

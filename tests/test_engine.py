@@ -280,6 +280,9 @@ class FakeModel:
     def metadata(self, _key: str) -> str:
         return ""
 
+    def can_rerank(self) -> bool:
+        return False
+
     def control_token(self, _text: str) -> None:
         return None
 

@@ -7,13 +7,24 @@ from engine_fixtures import NO_USAGE, ScriptedEngine, eventually
 
 from runtime_stub.chat.conversation import Conversation
 from runtime_stub.chat.loop import chat
-from runtime_stub.engine.messages import Event, Failed, Finished, PromptRead, Request, Text
+from runtime_stub.engine.messages import (
+    AnyRequest,
+    Event,
+    Failed,
+    Finished,
+    PromptRead,
+    Reasoning,
+    Request,
+    Text,
+)
 
 INTERRUPT = "^C"
 
 
 class ScriptedTerminal:
     """Types prepared lines; `on_write` may do what a person does while reading."""
+
+    reasoned = ""
 
     def __init__(self, *lines: str, on_write: Callable[[str], None] = lambda text: None) -> None:
         self._lines = list(lines)
@@ -32,6 +43,9 @@ class ScriptedTerminal:
     def write(self, text: str) -> None:
         self.screen += text
         self._on_write(text)
+
+    def reason(self, text: str) -> None:
+        self.reasoned += text
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
@@ -56,6 +70,12 @@ def test_lines_and_answers() -> None:
         *["PromptRead", "Text", "Text", "Finished"],
         *["PromptRead", "Text", "Finished"],
     ]
+
+
+def test_reasoning_is_told_apart() -> None:
+    terminal = ScriptedTerminal("?")
+    talk(ScriptedEngine([Reasoning("hm"), Text("a"), Finished("stop", NO_USAGE)]), terminal)
+    assert terminal.reasoned == "hm"
 
 
 def test_failure_is_a_notice() -> None:
@@ -90,7 +110,7 @@ def test_ctrl_c_while_the_engine_thinks() -> None:
     engine = ScriptedEngine([PromptRead(1, 0), Text("a")], said("b"))
     real = engine.answer
 
-    def answer(request: Request):  # type: ignore[no-untyped-def]
+    def answer(request: AnyRequest):  # type: ignore[no-untyped-def]
         for event in real(request):
             yield event
             if event == Text("a"):

@@ -37,6 +37,7 @@ WEATHER = {
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
 }
 CLOCK = {"type": "function", "function": {"name": "clock", "description": None, "strict": True}}
+TOLD = {"name": "weather", "description": "", "parameters": WEATHER["function"]["parameters"]}  # type: ignore[index]
 CALLS: list[Event | float] = [
     PromptRead(10, 4),
     ToolCall(0, "call_1", "weather", '{"pl'),
@@ -55,7 +56,8 @@ def asked(**fields: Any) -> Request:
     engine = scripted(ANSWER)
     response = chat(engine, **fields)
     assert response.status_code == 200, response.text
-    return engine.requests[0]
+    request: Request = engine.requests[0]
+    return request
 
 
 def refused(**fields: Any) -> dict[str, Any]:
@@ -157,8 +159,11 @@ def test_contents() -> None:
 
 def test_tools() -> None:
     request = asked(tools=[WEATHER, CLOCK], parallel_tool_calls=False)
-    clock = {"type": "function", "function": {"name": "clock", "strict": True}}
-    assert request.tools == (WEATHER, clock)
+    nothing = {"type": "object", "properties": {}}
+    assert request.tools == (
+        {"name": "weather", "description": "", "parameters": nothing},
+        {"name": "clock", "description": "", "parameters": nothing},
+    )
     assert request.parallel_tool_calls is False
 
 
@@ -255,6 +260,7 @@ def test_template_arguments() -> None:
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [WEATHER, WEATHER]}, "tools[1].function.name"),
         ({"tools": [{"function": {"name": ""}}]}, "tools[0].function.name"),
+        ({"tools": [{"function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"tools": [WEATHER] * 129}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
@@ -470,10 +476,10 @@ def test_tokenize() -> None:
     engine = scripted([Tokens((1, 2))], [Tokens((3,))])
     body = {"content": "Hi", "add_special": True}
     assert send(engine, "POST", "/tokenize", json=body).json() == {"tokens": [1, 2]}
-    assert engine.requests[0] == TokenizeRequest("Hi", add_special=True)  # type: ignore[comparison-overlap]
+    assert engine.requests[0] == TokenizeRequest("Hi", add_special=True)
     body = {"messages": HELLO, "tools": [WEATHER]}
     assert send(engine, "POST", "/tokenize", json=body).json() == {"tokens": [3]}
-    assert engine.requests[1] == TokenizeRequest(messages=tuple(HELLO), tools=(WEATHER,))  # type: ignore[comparison-overlap]
+    assert engine.requests[1] == TokenizeRequest(messages=tuple(HELLO), tools=(TOLD,))
 
 
 @pytest.mark.parametrize("body", [{}, {"content": "x", "messages": HELLO}, {"content": 1}])

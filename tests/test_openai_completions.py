@@ -11,6 +11,7 @@ from face_fixtures import scripted, send
 from test_openai import ANSWER, END, SEVERAL, stream
 
 from runtime_stub.engine.messages import (
+    AnyRequest,
     ChoiceEnd,
     Detokenized,
     Event,
@@ -144,7 +145,7 @@ def test_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
 class Closed(ScriptedEngine):
     """Answers from within `submit`."""
 
-    def submit(self, request: Request, sink: Callable[[Event], None]) -> ScriptedTicket:  # type: ignore[override]
+    def submit(self, request: AnyRequest, sink: Callable[[Event], None]) -> ScriptedTicket:  # type: ignore[override]
         sink(Failed("closed", "over"))
         self.tickets.append(ScriptedTicket())
         return self.tickets[-1]

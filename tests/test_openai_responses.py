@@ -47,7 +47,8 @@ def asked(**fields: Any) -> Request:
     engine = scripted(ANSWER)
     response = respond(engine, **fields)
     assert response.status_code == 200, response.text
-    return engine.requests[0]
+    request: Request = engine.requests[0]
+    return request
 
 
 def stream(engine: ScriptedEngine, **fields: Any) -> list[dict[str, Any]]:
@@ -110,8 +111,8 @@ def test_input_as_items() -> None:
 
 def test_tools() -> None:
     request = asked(tools=[WEATHER], tool_choice={"type": "function", "name": "weather"})
-    function = {"name": "weather", "parameters": {"type": "object"}}
-    assert request.tools == ({"type": "function", "function": function},)
+    told = {"name": "weather", "description": "", "parameters": {"type": "object"}}
+    assert request.tools == (told,)
     assert request.tool_choice == "function:weather"
 
 
@@ -146,6 +147,7 @@ def test_reasoning_and_logprobs() -> None:
         ({"truncation": "auto"}, "truncation"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema", "schema": {"type": 1}}}},
          "text.format.schema"),

@@ -62,7 +62,9 @@ def test_first_token_is_not_doubled(template: str, adds_bos: bool) -> None:
 
 
 def test_no_first_token_in_vocabulary() -> None:
-    assert built(FakeModel("{{ bos_token }}x", bos="", adds_bos=False)).prompt(chat("")).tokens == [120]
+    assert built(FakeModel("{{ bos_token }}x", bos="", adds_bos=False)).prompt(chat("")).tokens == [
+        120
+    ]
 
 
 def test_raw_text_skips_the_template() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from runtime_stub.engine import scheduler as module
 from runtime_stub.engine.context import NO_ROOM, Context, ContextSize
+from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
     ChoiceEnd,
     Event,
@@ -19,7 +20,6 @@ from runtime_stub.engine.messages import (
     Text,
 )
 from runtime_stub.engine.model import Model
-from runtime_stub.engine.job import Job
 from runtime_stub.engine.sampler import Choice, DeadEndError
 from runtime_stub.engine.scheduler import Scheduler
 from runtime_stub.errors import PromptError
@@ -426,7 +426,8 @@ def test_a_branch_keeps_the_conversation_it_left() -> None:
 def test_grammar_that_leaves_nothing_ends_only_its_own_request() -> None:
     bench = Bench(parallel=2)
     other = bench.ask("u")
-    job = Job(Request(), cast("list[Event]", (events := [])).append, tokens=[97], grammar="dead")
+    events: list[Event] = []
+    job = Job(Request(), events.append, tokens=[97], grammar="dead")
     bench.scheduler.add(job)
     bench.run()
     assert isinstance(events[-1], Failed)
@@ -436,7 +437,8 @@ def test_grammar_that_leaves_nothing_ends_only_its_own_request() -> None:
 
 def test_refused_grammar() -> None:
     bench = Bench()
-    job = Job(Request(), cast("list[Event]", (events := [])).append, tokens=[97], grammar="refused")
+    events: list[Event] = []
+    job = Job(Request(), events.append, tokens=[97], grammar="refused")
     bench.scheduler.add(job)
     bench.run()
     assert isinstance(events[-1], Failed)

@@ -10,16 +10,20 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from click.testing import CliRunner
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from runtime_stub.cli import pack
+from runtime_stub.recipe import Recipe
 from runtime_stub.server.listener import address_of, listen, listen_unix
 from runtime_stub.server.serve import run
 
@@ -101,6 +105,8 @@ def test_running_streams_may_end() -> None:
 STOPPED = """
 import os, signal, sys
 from starlette.applications import Starlette
+from runtime_stub.cli import pack
+from runtime_stub.recipe import Recipe
 from runtime_stub.server.listener import listen
 from runtime_stub.server.serve import run
 
@@ -124,3 +130,18 @@ def test_signals_end_it_and_what_follows_is_reached(number: signal.Signals) -> N
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
+
+
+@pytest.mark.parametrize("key", ["", "  ", "ä", "a\nb", "a\x7f"])
+def test_key_that_no_header_can_carry(key: str) -> None:
+    result = CliRunner().invoke(pack, ["serve", "--api-key", key])
+    assert result.exit_code == 2
+    assert "printable ASCII" in result.output
+
+
+@pytest.mark.parametrize("more", [["--host", "localhost"], ["--port", "0"], ["--open"]])
+def test_unix_socket_goes_alone(more: list[str]) -> None:
+    session = SimpleNamespace(recipe=Recipe("Clara"))
+    result = CliRunner().invoke(pack, ["serve", "--unix-socket", "s", *more], obj=session)
+    assert result.exit_code == 2
+    assert "--unix-socket goes without" in result.output

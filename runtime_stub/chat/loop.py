@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Protocol
 
 from runtime_stub.chat.conversation import Conversation
-from runtime_stub.engine.messages import Event, Failed, Text
+from runtime_stub.engine.messages import Event, Failed, Reasoning, Text
 
 
 class Terminal(Protocol):
@@ -18,6 +18,9 @@ class Terminal(Protocol):
 
     def write(self, text: str) -> None:
         """Show text at once."""
+
+    def reason(self, text: str) -> None:
+        """Show what the model thinks before it answers, told apart from the answer."""
 
     def notice(self, text: str) -> None:
         """Tell something that is not part of the answer."""
@@ -48,6 +51,8 @@ def _show(
                 on_event(event)
                 if isinstance(event, Text):
                     terminal.write(event.text)
+                elif isinstance(event, Reasoning):
+                    terminal.reason(event.text)
                 elif isinstance(event, Failed):
                     terminal.notice(f"{event.message}. {event.hint}".strip())
     except KeyboardInterrupt:

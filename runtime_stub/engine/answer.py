@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 from runtime_stub.engine import parse
-from runtime_stub.engine.families import GENERIC, Family
 from runtime_stub.engine.messages import Event, Reasoning, Text, TokenLogprob, ToolCall
+from runtime_stub.engine.reading import Reading
 from runtime_stub.engine.stream import TextStream
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How the text of an answer is to be understood."""
-
-    family: Family = GENERIC
-    plain: bool = True
-    """All of it is the answer: neither reasoning nor calls are looked for."""
-    tools: bool = False
-    reasoning_open: bool = False
-    """The prompt ended inside reasoning."""
-    shown: Mapping[int, bytes] = field(default_factory=dict)
-    """Control tokens that mean something here, with the text they stand for."""
 
 
 class Answer:

@@ -18,7 +18,8 @@ class Candidates:
     def __init__(self, vocabulary_size: int) -> None:
         self._size = vocabulary_size
         self._data: Any = None
-        self._numbers = self._ids = memoryview(b"")
+        self._numbers: Any = None
+        self._ids: Any = None
         self._array: Any = None
 
     def _allocate(self) -> None:
@@ -55,7 +56,7 @@ class Candidates:
     @property
     def any_allowed(self) -> bool:
         """Whether a grammar has left anything; before any other sampler."""
-        return max(self._numbers[1::_FLOATS_EACH]) > -math.inf
+        return bool(max(self._numbers[1::_FLOATS_EACH]) > -math.inf)
 
     def probabilities(self, token: int, count: int, softmax: Any) -> tuple[float, Any]:
         """Logarithmic probability of `token` and (token, logprob) of the `count` best.

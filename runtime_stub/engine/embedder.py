@@ -10,7 +10,7 @@ from runtime_stub.engine.library import library, recent_problems
 from runtime_stub.engine.model import Model
 from runtime_stub.errors import EngineError, PromptError
 
-_POOLING_UNSPECIFIED, _POOLING_NONE, _POOLING_MEAN, _POOLING_RANK = -1, 0, 1, 4
+_POOLING_UNSPECIFIED, _POOLING_NONE, _POOLING_MEAN = -1, 0, 1
 _LARGEST_INPUT = 8192
 """Tokens; the whole of an input is read in one batch."""
 
@@ -31,7 +31,7 @@ class Embedder:
         parameters.no_perf = True
         # A model that says nothing of pooling generates text; the mean of its states serves.
         parameters.pooling_type = (
-            _POOLING_UNSPECIFIED if stated_pooling(model) > _POOLING_NONE else _POOLING_MEAN
+            _POOLING_UNSPECIFIED if model.stated_pooling() > _POOLING_NONE else _POOLING_MEAN
         )
         recent_problems()
         self._handle: Any = llama.llama_init_from_model(model.handle, parameters)
@@ -107,15 +107,3 @@ class Embedder:
             raise EngineError("llama.cpp gave no embedding")
         found = (ctypes.c_float * width).from_address(ctypes.addressof(values.contents))
         return tuple(found), len(tokens)
-
-
-def stated_pooling(model: Model) -> int:
-    """llama.cpp's number for how the model says its states are pooled; -1 if it does not."""
-    architecture = model.metadata("general.architecture")
-    text = model.metadata(f"{architecture}.pooling_type")
-    return int(text) if text.isdigit() else -1
-
-
-def can_rerank(model: Model) -> bool:
-    """Whether the model scores documents against a query."""
-    return stated_pooling(model) == _POOLING_RANK

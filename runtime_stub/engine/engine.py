@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runtime_stub.engine.context import Context, ContextSize, choose_context, fitting_context
-from runtime_stub.engine.embedder import Embedder, can_rerank
 from runtime_stub.engine.hardware import read_hardware
 from runtime_stub.engine.job import Job, Sink
 from runtime_stub.engine.messages import (
@@ -42,11 +41,12 @@ from runtime_stub.engine.messages import (
     TokenizeRequest,
     Tokens,
 )
-from runtime_stub.engine.scheduler import Scheduler
 from runtime_stub.errors import EngineError, PackChangedError, PromptError, SatchelError
 
 if TYPE_CHECKING:
+    from runtime_stub.engine.embedder import Embedder
     from runtime_stub.engine.prompt import PromptBuilder
+    from runtime_stub.engine.scheduler import Scheduler
 
 FIT_ANSWER = 2048
 """Room for the answer, in tokens, where a request names no limit and the context fits it."""
@@ -159,7 +159,8 @@ class Engine:
         builder: PromptBuilder | None = None
         # Imported while the model loads in the other thread; a failure is told to each job.
         with contextlib.suppress(ImportError):
-            import runtime_stub.engine.prompt  # noqa: F401
+            import runtime_stub.engine.prompt
+            import runtime_stub.engine.scheduler  # noqa: F401
         while (job := self._intake.get()) is not None:
             try:
                 from runtime_stub.engine.prompt import PromptBuilder
@@ -196,7 +197,7 @@ class Engine:
             prompt = builder.prompt(request)
             job.tokens, job.reading, job.grammar = prompt.tokens, prompt.reading, prompt.grammar
             return False
-        elif isinstance(request, RerankRequest) and not can_rerank(self._model):
+        elif isinstance(request, RerankRequest) and not self._model.can_rerank():
             job.send(
                 Failed("unsupported", "this model does not rank documents", "Use a reranking model")
             )
@@ -290,7 +291,7 @@ class Engine:
             threads=self._threads,
             cpu_variant=cpu_variant(),
             embeddings=True,
-            rerank=can_rerank(self._model),
+            rerank=self._model.can_rerank(),
             vocabulary=self._model.vocabulary_size,
             template="",
         )
@@ -324,6 +325,8 @@ class Engine:
         request = job.request
         try:
             if self._embedder is None:
+                from runtime_stub.engine.embedder import Embedder
+
                 self._embedder = Embedder(self._model, self._threads)
             if isinstance(request, EmbedRequest):
                 vectors = [
@@ -359,6 +362,8 @@ class Engine:
         except EngineError as error:
             job.send(Failed("engine", error.message, error.hint))
             return None
+        from runtime_stub.engine.scheduler import Scheduler
+
         return Scheduler(self._model, context, self._settings.parallel)
 
 

@@ -12,6 +12,7 @@ from runtime_stub.engine.messages import ModelSource
 from runtime_stub.errors import EngineError, PackChangedError
 
 _LOAD_MODE_MMAP = 1
+_POOLING_RANK = 4
 
 
 class Model:
@@ -93,6 +94,15 @@ class Model:
             int(values) if values.isdigit() else head_length
         )
         return layers * key_value_heads * length * 2
+
+    def stated_pooling(self) -> int:
+        """llama.cpp's number for how the model says its states are pooled; -1 if it does not."""
+        text = self.metadata(f"{self.metadata('general.architecture')}.pooling_type")
+        return int(text) if text.isdigit() else -1
+
+    def can_rerank(self) -> bool:
+        """Whether it scores documents against a query."""
+        return self.stated_pooling() == _POOLING_RANK
 
     def free(self) -> None:
         """Unmap the weights; contexts of the model must be gone."""

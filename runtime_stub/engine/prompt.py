@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runtime_stub.engine.answer import Reading
 from runtime_stub.engine.families import Family, detect, opens_reasoning
 from runtime_stub.engine.messages import Request, TokenizeRequest
 from runtime_stub.engine.model import Model
+from runtime_stub.engine.reading import Reading
 from runtime_stub.engine.template import FALLBACK, FALLBACK_NAME, ChatTemplate, Variables
 from runtime_stub.engine.tools import Abilities, prepare, probe
 from runtime_stub.errors import PromptError

@@ -222,7 +222,7 @@ class _Handlers:
         request = TokenizeRequest(
             text=asked.content,
             messages=tuple(message_of(message) for message in asked.messages or ()),
-            tools=tools_of(asked.tools),
+            tools=tools_of([tool.function for tool in asked.tools or ()]),
             add_special=asked.add_special,
         )
         engine = self._state.resolve(asked.model).engine

@@ -9,13 +9,13 @@ from runtime_stub.engine.messages import Request
 from runtime_stub.server.grammars import checked_grammar, json_grammar, schema_grammar
 from runtime_stub.server.openai_types import (
     ChatRequest,
+    Function,
     JsonFormat,
     Message,
     NamedTool,
     RefusalPart,
     SchemaFormat,
     TextFormat,
-    Tool,
 )
 from runtime_stub.server.replies import Problem, plain
 from runtime_stub.server.sampling import limit, sampling_of, stops
@@ -35,7 +35,7 @@ async def chat_request(chat: ChatRequest, model: Served) -> Request:
         raise Problem(400, "messages must not be empty", "messages")
     messages = [message_of(message) for message in chat.messages]
     defaults = model.defaults
-    tools = tools_of(chat.tools)
+    tools = tools_of([tool.function for tool in chat.tools or ()])
     asked = limit(max_tokens=chat.max_tokens, max_completion_tokens=chat.max_completion_tokens)
     return Request(
         messages=with_system(messages, defaults.system),
@@ -86,22 +86,28 @@ def bounded(name: str, value: int | None, low: int, high: int) -> int | None:
     return value
 
 
-def tools_of(tools: Sequence[Tool] | None) -> tuple[dict[str, Any], ...]:
-    """The tools as plain data. Raises Problem for too many, or two of one name."""
-    made = tuple(plain(tool) for tool in tools or ())
-    if len(made) > MAX_TOOLS:
+def tools_of(tools: Sequence[Function], place: str = ".function") -> tuple[dict[str, Any], ...]:
+    """The functions as the engine takes them. `place` is where they are in each tool.
+
+    Raises Problem for too many, for two of one name, and for a name that calls can't be told by.
+    """
+    from runtime_stub.engine.calls import NAME
+
+    if len(tools) > MAX_TOOLS:
         raise Problem(400, f"tools: at most {MAX_TOOLS} are supported", "tools")
-    seen: set[str] = set()
-    for number, tool in enumerate(made):
-        function = tool["function"]
-        for name in ("description", "parameters", "strict"):
-            if function.get(name, ...) is None:
-                del function[name]
-        if not function["name"] or function["name"] in seen:
-            name = f"tools[{number}].function.name"
-            raise Problem(400, f"{name}: {function['name']!r} is empty or there twice", name)
-        seen.add(function["name"])
-    return made
+    made: dict[str, dict[str, Any]] = {}
+    for number, function in enumerate(tools):
+        name = function.name
+        if name in made or not NAME.fullmatch(name):
+            param = f"tools[{number}]{place}.name"
+            why = "is there twice" if name in made else "must be of letters, digits, _ and -"
+            raise Problem(400, f"{param}: {name[:128]!r} {why}", param)
+        made[name] = {
+            "name": name,
+            "description": function.description or "",
+            "parameters": function.parameters or {"type": "object", "properties": {}},
+        }
+    return tuple(made.values())
 
 
 def tool_choice(choice: str | None, tools: Sequence[dict[str, Any]]) -> str:
@@ -111,7 +117,7 @@ def tool_choice(choice: str | None, tools: Sequence[dict[str, Any]]) -> str:
     if not tools:
         raise Problem(400, "tool_choice asks for a tool, but there are no tools", "tool_choice")
     name = choice.removeprefix("function:")
-    if choice != "required" and all(tool["function"]["name"] != name for tool in tools):
+    if choice != "required" and all(tool["name"] != name for tool in tools):
         raise Problem(400, f"tool_choice: there is no tool {name!r}", "tool_choice")
     return choice
 

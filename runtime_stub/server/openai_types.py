@@ -71,10 +71,11 @@ class Function(msgspec.Struct):
     """A function the model may call."""
 
     name: str
-    description: str | UnsetType | None = UNSET
-    parameters: dict[str, Any] | UnsetType | None = UNSET
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
     """A JSON schema of its arguments."""
-    strict: bool | UnsetType | None = UNSET
+    strict: bool | None = None
+    """Without effect: calls that must be made always follow the schema."""
 
 
 class Tool(msgspec.Struct, forbid_unknown_fields=True):

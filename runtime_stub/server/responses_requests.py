@@ -15,7 +15,7 @@ from runtime_stub.server.openai_requests import (
     tools_of,
     with_system,
 )
-from runtime_stub.server.openai_types import Function, Tool
+from runtime_stub.server.openai_types import Function
 from runtime_stub.server.replies import Problem, convert
 from runtime_stub.server.responses_types import (
     CallItem,
@@ -44,12 +44,10 @@ async def response_request(asked: ResponseRequest, model: Served) -> Request:
     if asked.instructions:
         messages.insert(0, {"role": "system", "content": asked.instructions})
     defaults = model.defaults
-    tools = tools_of(
-        [
-            Tool(Function(tool.name, tool.description, tool.parameters, tool.strict))
-            for tool in asked.tools or ()
-        ]
-    )
+    functions = [
+        Function(tool.name, tool.description, tool.parameters) for tool in asked.tools or ()
+    ]
+    tools = tools_of(functions, place="")
     named = asked.tool_choice
     choice = f"function:{named.name}" if isinstance(named, NamedFunction) else named
     effort = asked.reasoning.effort if asked.reasoning else None

@@ -1,0 +1,22 @@
+"""How the text of an answer is to be understood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from runtime_stub.engine.families import GENERIC, Family
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the prompt says about the answer to come."""
+
+    family: Family = GENERIC
+    plain: bool = True
+    """All of it is the answer: neither reasoning nor calls are looked for."""
+    tools: bool = False
+    reasoning_open: bool = False
+    """The prompt ended inside reasoning."""
+    shown: Mapping[int, bytes] = field(default_factory=dict)
+    """Control tokens that mean something here, with the text they stand for."""
