@@ -102,7 +102,8 @@ class PromptBuilder:
             [{"type": "function", "function": tool} for tool in request.tools],
             required=True,
             name=chosen,
-            parallel=request.parallel_tool_calls,
+            # Whoever names a function wants it called once.
+            parallel=request.parallel_tool_calls and chosen is None,
         )
         return made.grammar
 
