@@ -248,7 +248,7 @@ def test_anthropic_messages(anthropic_client: Any) -> None:
         "max_tokens": 20,
         "system": SYSTEM["content"],
         "messages": [USER],
-        "temperature": 0,
+        "extra_body": {"temperature": 0},
     }
     reply = anthropic_client.messages.create(**fields)
     assert "Paris" in reply.content[0].text
@@ -267,7 +267,7 @@ def test_anthropic_tool_and_errors(anthropic_client: Any) -> None:
     reply = anthropic_client.messages.create(
         model="default",
         max_tokens=80,
-        temperature=0,
+        extra_body={"temperature": 0},
         messages=[{"role": "user", "content": "What is the weather in Paris?"}],
         tools=[
             {

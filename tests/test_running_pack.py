@@ -158,16 +158,27 @@ def test_cache_holds_no_copy_of_the_model(ready: Place) -> None:
     assert not list(ready.cache.rglob("*.gguf"))
 
 
-def test_process_is_replaced_and_named_after_the_pack(
-    ready: Place, server: subprocess.Popen[str]
-) -> None:
-    address_of(server)
-    proc = Path("/proc", str(server.pid))
-    assert (proc / "comm").read_text().strip() == "assistant"
-    words = (proc / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-    assert words == [os.fsencode(ready.pack), b"serve", b"--port", b"0", b"--temperature", b"0"]
-    children = (proc / "task" / str(server.pid) / "children").read_text().split()
-    assert children == []
+def test_process_is_replaced_and_named_after_the_pack(ready: Place) -> None:
+    with subprocess.Popen(
+        [ready.pack, "chat", "--temperature", "0"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ready.environment(),
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{QUESTION}\n")
+        process.stdin.flush()
+        assert process.stdout.read(1)
+        proc = Path("/proc", str(process.pid))
+        assert (proc / "comm").read_text().strip() == "assistant"
+        words = (proc / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        assert words == [os.fsencode(ready.pack), b"chat", b"--temperature", b"0"]
+        children = (proc / "task" / str(process.pid) / "children").read_text().split()
+        assert children == []
+        process.communicate(timeout=30)
+    assert process.returncode == 0
 
 
 def test_host_libraries_do_not_matter(ready: Place, tmp_path: Path) -> None:

@@ -78,10 +78,24 @@ def test_fallback() -> None:
         ("{{ (1, 2)[0] }}{{ (messages[0].role, 2) == ('system', 2) }}", "1True"),
         ("{{ tools[0].function.name }}", "f"),
         ("a  \n  {% if true %}\nb\n  {% endif %}\nc", "a  \nb\nc"),
+        # Calls within loops and blocks, where Jinja passes along the variables set there.
+        ("{% for m in messages %}{% set ns = namespace(s='') %}{% set ns.s = ns.s + m.role.strip() %}{{ ns.s.upper() }}{% endfor %}", "SYSTEMUSER"),  # noqa: E501
+        ("{% for m in messages %}{% set x = m.role %}{{ x.replace('s', 'z') }}{{ x.replace('s', 'z', 1) }}{{ '-'.join([x]) }}{{ '{}'.format(x) }}{% endfor %}", "zyztemzystemsystemsystemuzeruzeruseruser"),  # noqa: E501
+        ("{% block b %}{% set ns = namespace(x='ab') %}{{ ns.x.replace('a', 'c') }}{% endblock %}", "cb"),  # noqa: E501
+        ("{% macro m(ns) %}{% for i in [1, 2] %}{% set t = ns %}{% set ns.n = ns.n + [i][0] %}{% endfor %}{% endmacro %}{% set ns = namespace(n=0) %}{{ m(ns) }}{{ ns.n }}", "3"),  # noqa: E501
+        ("{% set a = namespace(x=1) %}{% set b = namespace(a=a) %}{{ b.a.x }}{{ a == b.a }}{{ a in [b] }}{{ a != none }}", "1TrueFalseTrue"),  # noqa: E501
+        ("{{ namespace(x=[1]) }}", "<Namespace {'x': [1]}>"),
+        # Lists of the template's own grow and shrink.
+        ("{% set q = namespace(ids=[]) %}{% for m in messages %}{% set _ = q.ids.append('f:' + m.role) %}{% endfor %}{% if q.ids %}{{ q.ids.pop(0) }}{% endif %}{{ q.ids }}", "f:system['f:user']"),  # noqa: E501
+        ("{% set x = [1] %}{% set _ = x.extend(x) %}{% set _ = x.extend(x | map('string')) %}{% set _ = x.insert(0, 'a') %}{{ x }}{{ x.pop() }}{{ x | tojson }}", """['a', 1, 1, '1', '1']1["a", 1, 1, "1"]"""),  # noqa: E501
+        ("{% set x = [] %}{% for i in [3, 1] %}{% set _ = x.append(namespace(n=i)) %}{% endfor %}{{ x | map(attribute='n') | sort | join }}{{ x | length }}", "132"),  # noqa: E501
+        # Large numbers that are no sizes.
+        ("{% set ns = namespace(n=tools[0].big) %}{{ ns.n }}{{ dict(n=ns.n).n }}{{ x | default(ns.n) }}", "1722441600123" * 3),  # noqa: E501
+        ("{{ '{}'.format(tools[0].big) }}{{ tools[0].big is gt(1722441600122) }}{{ tools[0].get('x', 1722441600123) }}", "1722441600123True1722441600123"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_feature(source: str, expected: str) -> None:
-    assert render(source, tools=[{"function": {"name": "f"}}]) == expected
+    assert render(source, tools=[{"function": {"name": "f"}, "big": 1722441600123}]) == expected
 
 
 def test_strftime_now() -> None:
@@ -92,6 +106,26 @@ def test_strftime_now() -> None:
 def test_raise_exception_is_the_models_refusal() -> None:
     with pytest.raises(PromptError, match="refuses these messages: roles must alternate"):
         render("{{ raise_exception('roles must alternate') }}")
+
+
+def test_own_lists_do_not_outlive_the_rendering() -> None:
+    source = (
+        "{% macro m(x=[]) %}{% set _ = x.append(1) %}{{ x }}{% endmacro %}"
+        "{% set y = [] %}{% set _ = y.append(2) %}{{ m() }}{{ m() }}{{ y }}"
+    )
+    made = ChatTemplate(source, Variables())
+    assert made.render([]) == made.render([]) == "[1][1][2]"
+
+
+def test_changing_own_lists_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "{% set x = [] %}{% for i in range(count) %}{% set _ = x.append(i) %}{% endfor %}"
+        "{{ x | length }}"
+    )
+    monkeypatch.setattr(sandbox, "MAX_WORK", 50_000)
+    assert render(source, count=100) == "100"
+    with pytest.raises(PromptError, match="without end"):
+        render(source, count=1000)
 
 
 def test_messages_stay_as_they_are() -> None:
@@ -189,6 +223,17 @@ def test_reason_is_short() -> None:
         "{{ '{a}'.format_map({'a': 1}) }}",
         "{{ messages.append(1) }}",
         "{{ messages[0].update({}) }}",
+        "{{ messages[0]['content'].append(1) }}",
+        "{{ [messages][0].append(1) }}",
+        "{{ messages | attr('append')(1) }}",
+        "{{ (messages | map(attribute='tool_calls') | first).append(1) }}",
+        "{{ messages[:].append(1) }}",
+        "{{ (messages + []).append(1) }}",
+        "{{ [1].sort() }}",
+        "{{ [1].clear() }}",
+        "{{ [1].__iadd__([1]) }}",
+        "{{ {}.update({}) }}",
+        "{{ namespace(x=1)._Namespace__attrs }}",
         "{{ self.__init__ }}",
         "{{ joiner.__init__.__globals__ }}",
         "{{ ['__class__'] | map(attribute='__class__') | first }}",
@@ -287,6 +332,32 @@ ENDLESS = {
     "shared lists sorted": repeated("[1]", "[ns.x, ns.x]", "{% set a = ns.x %}")
     + repeated("[1]", "[ns.x, ns.x]", "{{ [[a], [ns.x]] | map('first') | sort | length }}"),
     "lipsum": "{{ lipsum(1000000) }}",
+    "list that grows in its loop": "{% set x = [1] %}{% for i in x %}{% set _ = x.append(i) %}"
+    "{% endfor %}",
+    "list that grows by what is in it": "{% set x = [1] %}{% for i in range(60) %}"
+    "{% set _ = x.extend(x) %}{% endfor %}",
+    "list that grows by what is read from it": "{% set x = [1] %}{% for i in range(60) %}"
+    "{% set _ = x.extend(x | map('string')) %}{% endfor %}",
+    "list that grows in front": "{% set x = [0] %}{% for a in range(99999) %}"
+    "{% for b in range(99999) %}{% set _ = x.insert(0, a) %}{% endfor %}{% endfor %}",
+    "list in itself": "{% set x = [] %}{% for i in range(9) %}{% set _ = x.append(x) %}"
+    "{% endfor %}{{ x }}",
+    "list in itself as json": "{% set x = [] %}{% set _ = x.append([x, x]) %}{{ x | tojson }}",
+    "list in itself compared": "{% set x = [] %}{% set _ = x.append(x) %}"
+    "{% set y = [] %}{% set _ = y.append(y) %}{{ x == y }}",
+    "namespace in itself": "{% set x = namespace() %}{% set x.y = [x, x] %}{{ x }}",
+    "namespaces compared": repeated("[1]", "[ns.x, ns.x]", "{{ [ns] == [ns] }}"),
+    "namespace passed": repeated("[1]", "[ns.x, ns.x]", "{{ namespace(x=ns) }}"),
+    "passed as a variable of a loop": repeated(
+        "[1]", "[ns.x, ns.x]", "{{ '{}'.format(ns.x, **{'_loop_vars': ns.x}) }}"
+    ),
+    "replace in a loop": "{% for i in range(9) %}{% set x = 'x' * 1000000 %}"
+    "{{ x.replace('x', x) }}{% endfor %}",
+    "split kept": "{% set x = [] %}{% set big = 'x ' * 400000 %}{% for i in range(99999) %}"
+    "{% set _ = x.append(big.split(' ')) %}{% endfor %}",
+    "nested ever deeper": "{% set ns = namespace(x=[]) %}{% for a in range(99999) %}"
+    "{% for b in range(99999) %}{% set y = [] %}{% set _ = y.append(ns.x) %}{% set ns.x = y %}"
+    "{% endfor %}{% endfor %}",
 }
 
 
@@ -332,6 +403,25 @@ def test_deadline_holds_in_other_threads(monkeypatch: pytest.MonkeyPatch) -> Non
     thread.join(5)
     assert not thread.is_alive()
     assert "takes longer" in str(caught[0])
+
+
+def test_waiting_is_not_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.2)
+    source = "{% for i in range(3) %}{{ wait(0.1) or i }}{% endfor %}"
+    assert render(source, wait=time.sleep) == "012"
+    monkeypatch.setattr(sandbox, "MAX_ELAPSED_SECONDS", 0.2)
+    with pytest.raises(PromptError, match="takes longer"):
+        render(source, wait=time.sleep)
+
+
+def test_elapsed_time_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.05)
+    monkeypatch.setattr(sandbox, "MAX_ELAPSED_SECONDS", 0.3)
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)  # as if others had the processor
+    start = time.monotonic()
+    with pytest.raises(PromptError, match="takes longer"):
+        render(ENDLESS["loops"])
+    assert time.monotonic() - start >= 0.3
 
 
 def test_trace_function_of_others_is_put_back() -> None:

@@ -4,15 +4,22 @@ Jinja's sandbox keeps a template away from attributes and files, but not from ti
 memory. Two bounds are added here:
 
 - time: a trace function looks at the clock at each line and call of Python code, and a
-  compiled template is Python; so does whatever costs;
+  compiled template is Python; so does whatever costs. What counts is the time that the
+  thread computes, so that a busy machine makes no template fail; a longer limit holds for
+  the time that passes;
 - work: whatever makes text or a list pays for its bytes out of one budget, and so does
   whatever walks through nested data in native code, where the clock is not looked at. What
   could make much out of little pays before it does.
+
+A template cannot change what it is given. It can change the lists that it writes itself,
+`[...]`, by the few methods that real templates use, which pay as well: Kimi K2 queues the
+names of calls in such a list. Jinja's immutable sandbox refuses that, but it protects
+nothing: these lists are gone after the rendering. Lists that come from anywhere else, also
+from `+`, slices and filters, and all dictionaries stay as they are.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -24,49 +31,50 @@ from types import FrameType
 from typing import Any
 
 import jinja2.ext
-import jinja2.filters
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.runtime import Macro
-from jinja2.utils import Namespace, pass_context, pass_environment
+from jinja2.utils import Namespace
 
+from runtime_stub.engine.sandbox_filters import (
+    MAX_OPERAND,
+    bounded_filters,
+    bounded_tests,
+    check_numbers,
+    text_size,
+)
 from runtime_stub.errors import PromptError
 
 MAX_SECONDS = 2.0
+"""Time that the thread may compute."""
+MAX_ELAPSED_SECONDS = 10.0
+"""Time that may pass, also while the machine is busy with something else."""
 MAX_WORK = 128 << 20
 """Bytes of text and lists that one rendering may make, most of them short-lived."""
-MAX_OPERAND = 1_000_000
-"""Largest number given to a function, and longest text or list made by repeating."""
 _MAX_BITS = 4096
 """Longest product or power of whole numbers."""
 _NODE = 64
 """What one item of nested data costs."""
 
-# fmt: off
-_PLAIN_FILTERS = frozenset((
-    "attr", "count", "d", "default", "first", "items", "last", "length", "list", "map",
-    "reject", "rejectattr", "select", "selectattr",
-))
-"""Filters that neither show nor compare what they are given."""
-_READING_FILTERS = frozenset((
-    "abs", "capitalize", "dictsort", "e", "escape", "float", "groupby", "indent", "int",
-    "join", "lower", "max", "min", "replace", "reverse", "round", "safe", "sort", "string",
-    "sum", "title", "tojson", "trim", "truncate", "unique", "upper", "wordcount",
-))
-"""All other filters that exist here: Jinja's rest is not used by chat templates."""
-_READING_TESTS = frozenset((
-    "eq", "equalto", "==", "ne", "!=", "lt", "lessthan", "<", "gt", "greaterthan", ">",
-    "le", "<=", "ge", ">=", "in", "upper", "lower",
-))
-# fmt: on
 _FORBIDDEN_METHODS = frozenset(
     ["encode", "expandtabs", "format_map", "fromhex", "maketrans", "to_bytes", "translate"]
 )
 """Not used by chat templates; each makes much out of little, or bytes that do."""
+_CHANGES = frozenset(["append", "extend", "insert", "pop"])
+"""What a template may do to its own lists."""
+_SCOPES = ("_loop_vars", "_block_vars")
+"""What compiled templates add to each call inside of loops and blocks: it is for functions
+that take the context, and Jinja removes it before it calls any other."""
 _TRACED = ("jinja2", "markupsafe", "json")
 _WIDE = re.compile(r"\d{4}")
+
+
+class OwnList(list[Any]):
+    """A list that the template has written itself."""
+
+    __slots__ = ()
 
 
 class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
@@ -77,7 +85,7 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         """Set up as chat templates expect it."""
         self._left = MAX_WORK
-        self._until = math.inf
+        self._cpu_until = self._until = self._look_at = math.inf
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -87,30 +95,17 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         )
         self.code_generator_class = _Generator
         self.globals.pop("lipsum")
-        filters: dict[str, Any] = {
-            **self.filters,
-            "indent": _indent,
-            "join": _join,
-            "replace": _replace,
-            "round": _round,
-            "sum": _sum,
-            "tojson": _to_json,
-        }
-        self.filters = {
-            name: _bounded(filters[name], reads=name in _READING_FILTERS)
-            for name in _PLAIN_FILTERS | _READING_FILTERS
-        }
-        tests: dict[str, Any] = self.tests
-        self.tests = {
-            **tests,
-            **{name: _bounded(tests[name], reads=True) for name in _READING_TESTS},
-        }
+        self.filters = bounded_filters(self.filters)
+        self.tests = bounded_tests(dict(self.tests))
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
         """Renew the budget and start the clock; raises PromptError when either runs out."""
         self._left = MAX_WORK
-        self._until = time.monotonic() + MAX_SECONDS
+        now = time.monotonic()
+        self._cpu_until = time.thread_time() + MAX_SECONDS
+        self._until = now + MAX_ELAPSED_SECONDS
+        self._look_at = now + min(MAX_SECONDS, MAX_ELAPSED_SECONDS)
         before: Any = sys.gettrace()
         sys.settrace(self._on_event)
         try:
@@ -132,8 +127,20 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return self._on_event
 
     def _check_clock(self) -> None:
-        if time.monotonic() > self._until:
-            raise PromptError(f"the chat template takes longer than {MAX_SECONDS:.0f} seconds")
+        """Raises PromptError when time is up.
+
+        No thread computes for longer than time passes, so the slower clock, that of the
+        thread, is only looked at when its limit may have been reached.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        cpu_left = self._cpu_until - time.thread_time()
+        left = self._until - now
+        if cpu_left <= 0 or left <= 0:
+            limit = MAX_SECONDS if cpu_left <= 0 else MAX_ELAPSED_SECONDS
+            raise PromptError(f"the chat template takes longer than {limit:.0f} seconds")
+        self._look_at = now + min(cpu_left, left)
 
     def spend(self, amount: int) -> None:
         """Pay for something that is made or walked through."""
@@ -152,7 +159,7 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         """Pay for going through all of `value`; returns how many items, and how deep.
 
         An item that occurs in several places counts each time, as it does when nested data
-        is shown, compared or hashed.
+        is shown, compared or hashed. What contains itself costs all there is.
         """
         items = deepest = 0
         stack = [(value, 1)]
@@ -168,10 +175,15 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
                 if isinstance(item, Mapping):
                     stack += [(inner, depth + 1) for inner in item.values()]
             elif isinstance(item, Namespace):
-                raise PromptError("the chat template shows or compares a namespace")
+                self.spend(_NODE)
+                stack.append((object.__getattribute__(item, "_Namespace__attrs"), depth + 1))
             else:
                 self.spend(_NODE)
         return items, deepest
+
+    def listed(self, values: list[Any]) -> OwnList:
+        """`[...]`."""
+        return OwnList(self.made(values))
 
     def shown(self, value: Any) -> Any:
         """`value`, which may now be made text of, or compared."""
@@ -196,7 +208,7 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         parts = []
         for value in values:
             part = value if isinstance(value, str) else str(self.shown(value))
-            self.spend(16 + _bytes(part) + _bytes(separator))
+            self.spend(16 + text_size(part) + text_size(separator))
             parts.append(part)
         return separator.join(parts)
 
@@ -205,7 +217,7 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         times = text.count(old)
         if count >= 0:
             times = min(times, count)
-        self.spend(_bytes(text) + times * _bytes(new))
+        self.spend(text_size(text) + times * text_size(new))
         return text.replace(old, new, count)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -227,19 +239,34 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         """Calls, with bounds on what they are given and on what they make."""
         if isinstance(function, Macro):
             return super().call(context, function, *args, **kwargs)
-        _check_numbers((*args, *kwargs.values()))
-        for value in (*args, *kwargs.values()):
-            self.shown(value)
+        scope = {name: kwargs.pop(name) for name in _SCOPES if name in kwargs}
+        given = (*args, *kwargs.values())
         owner = getattr(function, "__self__", None)
+        name = getattr(function, "__name__", "")
+        if isinstance(owner, OwnList) and name in _CHANGES:
+            return self._changed(function, *args)
+        if not (function is Namespace or function is dict or isinstance(owner, _KEEPERS)):
+            check_numbers(given)
+        for value in given:
+            self.shown(value)
         if isinstance(owner, (list, tuple)) and args:
             self.walk(owner)
         elif isinstance(owner, str):
-            name = getattr(function, "__name__", "")
             if name == "join" and len(args) == 1:
                 return self.joined(owner, args[0])
             if name == "replace":
                 return self.replaced(owner, *args, **kwargs)
-        return self.made(super().call(context, function, *args, **kwargs))
+        return self.made(super().call(context, function, *args, **kwargs, **scope))
+
+    def _changed(self, change: Callable[..., Any], *args: Any) -> Any:
+        """Change a list of the template. It is not walked through: what is in it was paid for
+        when it was made, and is again whenever it is shown."""
+        self.spend(_NODE)
+        if change.__name__ == "extend":
+            # A copy: the list may be what is given, or be read by it while it grows.
+            args = tuple(self.made(list(values)) for values in args)
+            self.spend(sum(sys.getsizeof(values) for values in args))
+        return change(*args)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """Items; hashing a nested tuple counts as walking through it."""
@@ -248,7 +275,9 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Jinja's rules, and some methods of text less."""
+        """Jinja's rules, some methods of text less, and some of the template's lists more."""
+        if isinstance(obj, OwnList) and attr in _CHANGES:
+            return True
         return attr not in _FORBIDDEN_METHODS and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -257,15 +286,17 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             return None
         if value.__name__ != "format":
             raise PromptError("the chat template formats text in a way that is not allowed")
-        text: str = value.__self__
-        formatter = _Formatter(self)
-        return lambda *args, **kwargs: formatter.vformat(text, args, kwargs)
+        return _Formatter(self, value.__self__).filled
 
 
 class _Formatter(jinja2.sandbox.SandboxedFormatter):
-    def __init__(self, environment: BoundedEnvironment) -> None:
+    def __init__(self, environment: BoundedEnvironment, text: str) -> None:
         super().__init__(environment)
         self._environment = environment
+        self._text = text
+
+    def filled(self, /, *args: Any, **kwargs: Any) -> str:
+        return self.vformat(self._text, args, kwargs)
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         if _WIDE.search(format_spec):
@@ -276,6 +307,10 @@ class _Formatter(jinja2.sandbox.SandboxedFormatter):
     def convert_field(self, value: Any, conversion: Any) -> Any:
         self._environment.shown(value)
         return self._environment.made(super().convert_field(value, conversion))
+
+
+_KEEPERS = (Mapping, _Formatter)
+"""What has methods for which a number is no size."""
 
 
 class _Generator(CodeGenerator):
@@ -312,7 +347,7 @@ class _Generator(CodeGenerator):
             super().visit_Getitem(node, frame)
 
     def visit_List(self, node: jinja2.nodes.List, frame: Frame) -> None:  # noqa: N802
-        self._wrapped("made", lambda: super(_Generator, self).visit_List(node, frame))
+        self._wrapped("listed", lambda: super(_Generator, self).visit_List(node, frame))
 
     def visit_Tuple(self, node: jinja2.nodes.Tuple, frame: Frame) -> None:  # noqa: N802
         if node.ctx == "load":
@@ -341,101 +376,6 @@ class _GenerationTag(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _bounded(function: Callable[..., Any], *, reads: bool) -> Callable[..., Any]:
-    """A filter or test that pays. It takes the context, which also keeps Jinja from
-    evaluating it while compiling."""
-    passed = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
-
-    @pass_context
-    def bounded(context: Any, value: Any = None, *args: Any, **kwargs: Any) -> Any:
-        environment: BoundedEnvironment = context.environment
-        _check_numbers((*args, *kwargs.values()))
-        if reads:
-            if isinstance(value, Iterator):
-                value = environment.made(list(value))
-            for given in (value, *args, *kwargs.values()):
-                environment.shown(given)
-        first = {
-            "context": (context,),
-            "eval_context": (context.eval_ctx,),
-            "environment": (environment,),
-        }.get(passed, ())
-        return environment.made(function(*first, value, *args, **kwargs))
-
-    return bounded
-
-
-@pass_environment
-def _join(environment: BoundedEnvironment, value: Any, d: Any = "", attribute: Any = None) -> str:
-    if attribute is not None:
-        value = map(jinja2.filters.make_attrgetter(environment, attribute), value)
-    return environment.joined(str(d), value)
-
-
-@pass_environment
-def _replace(
-    environment: BoundedEnvironment, value: Any, old: Any, new: Any, count: int | None = None
-) -> str:
-    return environment.replaced(str(value), str(old), str(new), -1 if count is None else count)
-
-
-@pass_environment
-def _indent(
-    environment: BoundedEnvironment,
-    value: Any,
-    width: int | str = 4,
-    first: bool = False,
-    blank: bool = False,
-) -> str:
-    text = str(value)
-    indentation = width if isinstance(width, str) else " " * min(max(width, 0), MAX_OPERAND)
-    environment.spend((len(text.splitlines()) + 1) * _bytes(indentation))
-    return jinja2.filters.do_indent(text, indentation, first, blank)
-
-
-def _round(value: float, precision: int = 0, method: Any = "common") -> float:
-    if abs(precision) > 30:
-        raise PromptError("the chat template rounds to too many places")
-    return jinja2.filters.do_round(value, precision, method)
-
-
-@pass_environment
-def _sum(
-    environment: BoundedEnvironment, value: Any, attribute: Any = None, start: float = 0
-) -> Any:
-    if not isinstance(start, (int, float)):
-        raise PromptError("the chat template sums up something other than numbers")
-    return jinja2.filters.do_sum(environment, value, attribute, start)
-
-
-@pass_environment
-def _to_json(
-    environment: BoundedEnvironment,
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Plain JSON, as the templates of the models expect it, not escaped for HTML."""
-    width = None if indent is None else min(int(indent), 16)
-    items, depth = environment.walk(value)
-    environment.spend(items * (depth * (width or 0) + len("".join(separators or ()))))
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=width,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _check_numbers(values: Iterable[Any]) -> None:
-    for value in values:
-        if isinstance(value, int) and abs(value) > MAX_OPERAND:
-            raise PromptError("the chat template calls something with a huge number")
-
-
 def _sized(value: Any) -> bool:
     return isinstance(value, (str, list, tuple, bytes))
 
@@ -450,7 +390,3 @@ def _magnitude(value: Any) -> int:
 
 def _bits(value: Any) -> int:
     return value.bit_length() if isinstance(value, int) else 0
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else 4 * len(text)
