@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from typing import NoReturn
 
 from runtime_stub import environment
 from runtime_stub.errors import SatchelError
@@ -31,5 +33,17 @@ def start() -> int:
         return INTERRUPTED
 
 
+def leave(code: int) -> NoReturn:
+    """End the process without taking the interpreter apart.
+
+    A thread may be in the middle of native code that calls back into Python: an interpreter
+    that is being taken apart would crash under it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(start())
+    leave(start())
