@@ -1,0 +1,184 @@
+"""The commands that answer in the terminal: ask and chat."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runtime_stub.console import echo_json, progress
+from runtime_stub.errors import (
+    EngineError,
+    InputError,
+    PackChangedError,
+    PromptError,
+    SatchelError,
+)
+from runtime_stub.session import (
+    Session,
+    base_request,
+    engine_settings,
+    find_model,
+    generation_options,
+)
+
+if TYPE_CHECKING:
+    from runtime_stub.engine.engine import Engine
+    from runtime_stub.engine.messages import Event, Failed
+
+
+@click.command()
+@click.argument("prompt", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print answer, reason and counts as JSON.")
+@generation_options
+@click.pass_obj
+def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Answer one PROMPT and leave. Without one, or for "-", standard input is read.
+
+    \b
+    Examples:
+      ./assistant ask "What is the capital of France?"
+      ./assistant ask "Summarise this:" - < report.txt
+      echo "Name three colours." | ./assistant
+    """
+    from runtime_stub.engine.messages import (
+        FIT_REQUEST,
+        Failed,
+        Finished,
+        PromptRead,
+        Reasoning,
+        Text,
+    )
+
+    text = _prompt_text(prompt)
+    request = base_request(session, options)
+    system = options["system"] or session.recipe.system
+    messages = [{"role": "system", "content": system}] if system else []
+    request = dataclasses.replace(request, messages=(*messages, {"role": "user", "content": text}))
+    engine = _engine(session, options, context=options["context"] or FIT_REQUEST)
+    _show_loading(engine)
+    answer: list[str] = []
+    reasoning: list[str] = []
+    for event in engine.answer(request):
+        if isinstance(event, PromptRead):
+            _tell_fallback(engine)
+        elif isinstance(event, Text):
+            answer.append(event.text)
+            if not as_json:
+                click.echo(event.text, nl=False)
+                sys.stdout.flush()
+        elif isinstance(event, Reasoning):
+            reasoning.append(event.text)
+        elif isinstance(event, Failed):
+            raise _error_of(event)
+        elif isinstance(event, Finished) and as_json:
+            usage = dataclasses.asdict(event.usage)
+            document = {"answer": "".join(answer), "reason": event.reason, "usage": usage}
+            if reasoning:
+                document["reasoning"] = "".join(reasoning)
+            echo_json(document)
+        elif isinstance(event, Finished):
+            click.echo()
+            if event.reason == "length":
+                click.echo("(The answer was cut at its length limit: --max-tokens.)", err=True)
+    engine.close()
+    return 0
+
+
+@click.command()
+@generation_options
+@click.pass_obj
+def chat(session: Session, /, **options: Any) -> int:
+    """Chat in the terminal. Ctrl-C stops an answer, Ctrl-D leaves."""
+    from runtime_stub.chat.conversation import Conversation
+    from runtime_stub.chat.loop import chat as converse
+    from runtime_stub.engine.messages import PromptRead
+
+    engine = _engine(session, options, context=options["context"] or session.recipe.context)
+    system = options["system"] or session.recipe.system
+    conversation = Conversation(engine, system, base_request(session, options))
+    if sys.stdin.isatty():
+        click.echo(f"{session.recipe.name}. Ctrl-C stops an answer, Ctrl-D leaves.\n", err=True)
+
+    told = False
+
+    def on_event(event: Event) -> None:
+        nonlocal told
+        if isinstance(event, PromptRead) and not told:
+            told = True
+            _tell_fallback(engine)
+
+    converse(conversation, _Lines(engine), on_event)
+    engine.close()
+    return 0
+
+
+def _prompt_text(words: tuple[str, ...]) -> str:
+    """The prompt from the command line, with standard input where it says "-"."""
+    if not words and sys.stdin.isatty():
+        raise InputError("there is no prompt", 'Ask something: ask "Why is the sky blue?"')
+    parts = [sys.stdin.read() if word == "-" else word for word in words or ("-",)]
+    text = "\n\n".join(parts).strip()
+    if not text:
+        raise InputError("the prompt is empty", 'Ask something: ask "Why is the sky blue?"')
+    return text
+
+
+def _engine(session: Session, options: dict[str, Any], *, context: int | None) -> Engine:
+    """Start loading the model, extracting it first if the pack holds it compressed."""
+    from runtime_stub.engine.engine import Engine
+
+    return Engine(find_model(session), engine_settings(session, options, context))
+
+
+def _show_loading(engine: Engine) -> None:
+    """Wait until the model is loaded, with a progress bar if that takes long."""
+    with progress("Loading the model", 1000) as meter:
+        done = 0
+        while not engine.wait_ready(0.1):
+            now = int(engine.status.progress * 1000)
+            meter(now - done)
+            done = now
+
+
+def _tell_fallback(engine: Engine) -> None:
+    facts = engine.facts
+    if facts is not None and facts.template.startswith("fallback"):
+        name = facts.template.partition(" ")[2]
+        click.echo(f"(The model came without a chat template; {name} is used.)", err=True)
+
+
+def _error_of(event: Failed) -> SatchelError:
+    kinds = {"prompt": PromptError, "too-long": PromptError, "changed": PackChangedError}
+    return kinds.get(event.kind, EngineError)(event.message, event.hint)
+
+
+class _Lines:
+    """A plain terminal: standard input and output, line by line."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def read_line(self) -> str | None:
+        if sys.stdin.isatty():
+            click.echo("> ", nl=False)
+            sys.stdout.flush()
+        line = sys.stdin.readline()
+        if line:
+            return line.rstrip("\r\n")
+        if sys.stdin.isatty():
+            click.echo()
+        return None
+
+    def write(self, text: str) -> None:
+        click.echo(text, nl=False)
+        sys.stdout.flush()
+
+    def reason(self, text: str) -> None:
+        if sys.stderr.isatty():
+            click.secho(text, dim=True, nl=False, err=True)
+
+    def notice(self, text: str) -> None:
+        click.echo(f"({text})", err=True)
