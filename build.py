@@ -100,6 +100,7 @@ def environment() -> None:
     """.venv with everything that requirements/ locks, llama.cpp and this checkout."""
     if not (3, 10) <= sys.version_info[:2] < (3, 14):
         raise BuildError(f"Python 3.10 to 3.13 is needed, this is {platform.python_version()}")
+    compiler_version()  # before anything long, to say at once if there is none
     interpreter = f"{sys.version}|{Path(sys.base_prefix)}"
     lock = REQUIREMENTS / "environment.lock"
     with step("environment .venv", [interpreter, lock], VENV) as needed:
