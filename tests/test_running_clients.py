@@ -71,9 +71,10 @@ def anthropic_client(address: str) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def ollama_client(address: str) -> Any:
+def ollama_client(address: str) -> Iterator[Any]:
     ollama = pytest.importorskip("ollama")
-    return ollama.Client(host=address, headers={"Authorization": f"Bearer {KEY}"})
+    with ollama.Client(host=address, headers={"Authorization": f"Bearer {KEY}"}) as client:
+        yield client
 
 
 # OpenAI
@@ -192,7 +193,8 @@ def test_openai_stream_left_early(openai_client: Any, address: str) -> None:
     with openai_client.chat.completions.create(
         model="default", messages=[USER], stream=True, max_tokens=2000, temperature=1.5
     ) as stream:
-        next(iter(stream))
+        for _ in stream:
+            break
     reply = openai_client.chat.completions.create(
         model="default", messages=[SYSTEM, USER], temperature=0
     )
@@ -258,7 +260,8 @@ def test_anthropic_messages(anthropic_client: Any) -> None:
     counted = anthropic_client.messages.count_tokens(
         model="default", system=SYSTEM["content"], messages=[USER]
     )
-    assert counted.input_tokens == reply.usage.input_tokens
+    read = reply.usage.input_tokens + reply.usage.cache_read_input_tokens
+    assert counted.input_tokens == read
 
 
 def test_anthropic_tool_and_errors(anthropic_client: Any) -> None:
