@@ -112,11 +112,11 @@ def test_what_can_not_travel(message: Request) -> None:
 
 def test_too_deep() -> None:
     content: list[Any] = []
-    for _ in range(5000):
+    for _ in range(50_000):
         content = [content]
     with pytest.raises(WireError, match="recursion"):
         encode(Request(messages=({"content": content},)))
-    body = b"\x81\xa8messages" + b"\x91\x81\xa1c" + b"\x91" * 5000 + b"\xc0"
+    body = b"\x81\xa8messages" + b"\x91\x81\xa1c" + b"\x91" * 50_000 + b"\xc0"
     with pytest.raises(WireError, match="a Request can't be read"):
         Frame(Request, 1, body).message()
 
