@@ -25,7 +25,9 @@ _PATH = click.Path(path_type=Path)
 def main() -> None:
     """Entry point of the `satchel` command."""
     # Ends like Ctrl-C does, so that nothing half-written is left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     sys.exit(run(satchel, "satchel", sys.argv[1:]))
 
 

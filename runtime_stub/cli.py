@@ -28,7 +28,7 @@ from runtime_stub.session import Session
 
 def main(launch: Launch) -> int:
     """Run the pack's command line; returns the exit code."""
-    program = launch.argv0.rsplit("/", 1)[-1] or "satchel"
+    program = printable(launch.argv0.rsplit("/", 1)[-1]) or "satchel"
 
     def start(arguments: list[str]) -> int:
         bundle = bundle_format.read_bundle(launch.descriptor, launch.path)
@@ -53,7 +53,8 @@ def _default_command(recipe: Recipe) -> list[str]:
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Without a command it does what its maker chose: chat, or serve. Piped text is "
-    "answered, as by `ask`. SATCHEL_CACHE names the cache folder to use.",
+    "answered, as by `ask`. The first argument may be `--satchel-cache DIR`, the cache folder to "
+    "use; SATCHEL_CACHE names it, too.",
 )
 @click.version_option(__version__, message="%(prog)s: a pack made with Satchel %(version)s")
 @click.option("--verbose", is_flag=True, help="Show the full story of an error.")

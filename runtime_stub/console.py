@@ -5,7 +5,9 @@ Only command-line modules use this; core code never prints.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -15,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from runtime_stub.errors import DamagedError, SatchelError
+from runtime_stub.errors import DamagedError, OutputError, SatchelError
 
 if TYPE_CHECKING:
     from runtime_stub.verify import Region
 
 INTERRUPTED = 130
+_UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG)
 
 
 class Meter(Protocol):
@@ -32,7 +35,13 @@ class Meter(Protocol):
 
 def report(error: SatchelError, program: str) -> None:
     """One line for an expected error."""
-    click.echo(f"{program}: {printable(str(error))}", err=True)
+    tell(f"{program}: {printable(str(error))}")
+
+
+def tell(text: str) -> None:
+    """Write a line to standard error; if that can't be written, nothing can be said at all."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def run(command: click.Command, program: str, arguments: list[str], obj: object = None) -> int:
@@ -50,10 +59,10 @@ def run(command: click.Command, program: str, arguments: list[str], obj: object 
             traceback.print_exc()
         return error.exit_code
     except click.exceptions.Abort:
-        click.echo(err=True)
+        tell("")
         return INTERRUPTED
     except KeyboardInterrupt:
-        click.echo(err=True)
+        tell("")
         return INTERRUPTED
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -65,14 +74,23 @@ def run(command: click.Command, program: str, arguments: list[str], obj: object 
         if sys.stdout is not stream:
             return 0
         return error.code if isinstance(error.code, int) else 1
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            return _unexpected(error, program, verbose=verbose)
+        report(OutputError(f"the output can't be written: {error.strerror}"), program)
+        return OutputError.exit_code
     except Exception as error:  # noqa: BLE001  (the last resort: a bug, said in one line)
-        click.echo(f"{program}: unexpected failure: {printable(repr(error))}", err=True)
-        if verbose:
-            traceback.print_exc()
-        else:
-            click.echo("Run it again with SATCHEL_VERBOSE=1 for the full story.", err=True)
-        return 1
+        return _unexpected(error, program, verbose=verbose)
     return result if isinstance(result, int) else 0
+
+
+def _unexpected(error: Exception, program: str, *, verbose: bool) -> int:
+    tell(f"{program}: unexpected failure: {printable(repr(error))}")
+    if verbose:
+        traceback.print_exc()
+    else:
+        tell("Run it again with SATCHEL_VERBOSE=1 for the full story.")
+    return 1
 
 
 def printable(text: str) -> str:

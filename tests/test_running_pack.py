@@ -141,6 +141,43 @@ def test_help_and_version_touch_neither_model_nor_engine(fresh: Place) -> None:
             assert "libggml" not in trace.stderr
 
 
+def test_unread_input_is_said(ready: Place) -> None:
+    result = ready.run(*ASK, given="some text")
+    assert "Paris" in result.stdout
+    assert 'add "-"' in result.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(ready: Place, closed: str) -> None:
+    result = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" ask "{QUESTION}" --temperature 0 {closed}', ready.pack],
+        capture_output=True,
+        text=True,
+        env=ready.environment(),
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "failure" not in result.stderr
+    if ">&-" not in closed.replace("2>&-", ""):
+        assert "Paris" in result.stdout
+
+
+def test_output_that_can_not_be_written(ready: Place) -> None:
+    for command in ("ask", "info"):
+        words = f'exec "$0" {command} {"hi" if command == "ask" else ""} >/dev/full'
+        result = subprocess.run(
+            ["/bin/sh", "-c", words, ready.pack],
+            capture_output=True,
+            text=True,
+            env=ready.environment(),
+            check=False,
+            timeout=60,
+        )
+        assert result.returncode == 7, result.stderr
+        assert result.stderr.count("\n") == 1
+
+
 # Starting
 
 
@@ -306,6 +343,18 @@ def test_port_in_use(ready: Place, server: subprocess.Popen[str]) -> None:
     assert result.returncode == 9
     assert port in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_server_that_can_not_load_its_model_ends_and_says_why(ready: Place) -> None:
+    result = ready.run("serve", "--port", "0", "--context", "100000000", check=False)
+    assert result.returncode == 10
+    assert "100,000,000 tokens" in result.stderr
+
+
+def test_address_leads_somewhere(server: subprocess.Popen[str]) -> None:
+    reply = httpx.get(address_of(server))
+    assert reply.status_code == 200
+    assert "SmolLM2" in reply.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

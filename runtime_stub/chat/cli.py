@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,7 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
             click.echo()
             if event.reason == "length":
                 click.echo("(The answer was cut at its length limit: --max-tokens.)", err=True)
+    _tell_unread_input(prompt)
     engine.close()
     return 0
 
@@ -124,6 +127,31 @@ def _prompt_text(words: tuple[str, ...]) -> str:
     if not text:
         raise InputError("the prompt is empty", 'Ask something: ask "Why is the sky blue?"')
     return text
+
+
+def _tell_unread_input(words: tuple[str, ...]) -> None:
+    """Say so when something was piped in beside a prompt that does not ask for it.
+
+    It is not read unasked: a program that starts us may leave a pipe open for ever.
+    """
+    if not words or "-" in words:
+        return
+    descriptor = sys.stdin.fileno()
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind) or (stat.S_ISFIFO(kind) and _bytes_waiting(descriptor)):
+        note = '(Standard input is not read; add "-" where it belongs in the prompt.)'
+        click.echo(note, err=True)
+
+
+def _bytes_waiting(descriptor: int) -> int:
+    """How much a pipe holds for us right now; 0 where that can't be asked."""
+    try:
+        import fcntl
+        import termios
+
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except (ImportError, OSError):
+        return 0
 
 
 def _engine(session: Session, options: dict[str, Any], *, context: int | None) -> Engine:

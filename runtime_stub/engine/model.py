@@ -163,7 +163,9 @@ def load_model(source: ModelSource, on_progress: Callable[[float], bool]) -> Mod
         close()
     if not handle:
         reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
-        raise EngineError(f"the model can't be loaded: {reason}")
+        raise EngineError(
+            f"the model can't be loaded: {reason}", "If `verify` finds damage, copy the file again"
+        )
     return Model(handle)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime_stub.errors import InputError
+from runtime_stub.errors import EngineError, InputError
 from runtime_stub.session import (
     Session,
     base_request,
@@ -138,8 +138,17 @@ def serve(
         if open_page and not open_browser(session.launch, address):
             click.echo(f"No browser was found; open {address} yourself.", err=True)
 
-    server.run(app, listener, on_ready)
+    def on_stopping() -> None:
+        click.echo("Stopping when running answers have ended; Ctrl-C again stops now.", err=True)
+
+    def is_over() -> bool:
+        return engine.status.state == "failed"
+
+    server.run(app, listener, on_ready, on_stopping=on_stopping, is_over=is_over)
+    status = engine.status
     engine.close()
+    if status.state == "failed":
+        raise EngineError(status.message)
     return 0
 
 

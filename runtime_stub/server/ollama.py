@@ -1,7 +1,7 @@
 """The Ollama face: a pack answers programs that expect Ollama.
 
-It can't fetch, make or remove models, and says so (501). It answers HEAD / alone, which clients
-use to find out whether anybody is there; GET / is left to the web page.
+It can't fetch, make or remove models, and says so (501). HEAD / tells clients that somebody is
+there.
 """
 
 from __future__ import annotations

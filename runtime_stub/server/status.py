@@ -9,7 +9,7 @@ import anyio.to_thread
 import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from runtime_stub import __version__
 from runtime_stub.engine.messages import ModelFacts, Sampling
@@ -17,6 +17,12 @@ from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.openai_errors import ErrorReply, error_reply
 from runtime_stub.server.replies import json
 from runtime_stub.server.state import State
+
+_FRONT = """{name} is running.
+
+It answers programs, under the addresses they expect of OpenAI (/v1), Ollama (/api) and
+Anthropic (/v1/messages). /openapi.json describes them all, /health says whether it is ready.
+"""
 
 
 class Health(msgspec.Struct):
@@ -69,6 +75,7 @@ def face(state: State, faces: Callable[[], Sequence[Face]]) -> Face:
     return Face(
         name="Server",
         operations=(
+            Operation("GET", "/", handlers.front, "What this is, in a few words"),
             Operation("GET", "/health", handlers.health, "Whether it can answer", None, Health),
             Operation("GET", "/metrics", handlers.metrics, "Metrics in Prometheus' format"),
             Operation("GET", "/props", handlers.props, "Settings", None, Props),
@@ -84,6 +91,9 @@ class _Handlers:
     def __init__(self, state: State, faces: Callable[[], Sequence[Face]]) -> None:
         self._state = state
         self._faces = faces
+
+    async def front(self, _http: HttpRequest) -> Response:
+        return PlainTextResponse(_FRONT.format(name=self._state.models[0].name))
 
     async def health(self, _http: HttpRequest) -> Response:
         status = self._state.models[0].engine.status
