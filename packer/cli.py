@@ -129,13 +129,14 @@ def pack(
                 "size": made.size,
                 "model_size": made.model_size,
                 "storage": made.storage,
+                "sidecar": made.sidecar or None,
             }
         )
         return
     how = {
         "mapped": "mapped where it lies",
         "compressed": "compressed, extracted once at the first start",
-        "sidecar": "in a second file beside it: copy both together",
+        "sidecar": f"in {made.sidecar} beside it: copy both together",
     }[made.storage]
     click.echo(
         printable(

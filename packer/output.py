@@ -79,7 +79,8 @@ def check_destination(destination: Path, *, force: bool) -> None:
     if len(os.fsencode(destination.name)) > _LONGEST_NAME:
         raise OutputError("the output's name is too long", f"Use at most {_LONGEST_NAME} bytes")
     try:
-        exists, is_folder = destination.exists(), destination.is_dir()
+        # A link that leads nowhere is something, too.
+        exists, is_folder = os.path.lexists(destination), destination.is_dir()
         is_file, has_folder = destination.is_file(), destination.parent.is_dir()
     except OSError as error:
         raise _explained(error, destination) from None

@@ -19,6 +19,7 @@ from packer.stub import Stub, open_bundle
 from packer.template_check import check_template
 from packer.tensor_types import parse_tensor_types
 from packer.writer import ZSTD_LEVEL, BundleWriter
+from runtime_stub.bundle import sidecar_name
 from runtime_stub.errors import DamagedError, InputError, OutputError
 from runtime_stub.recipe import Recipe
 from runtime_stub.verify import check_entry
@@ -58,6 +59,8 @@ class Packed:
     size: int
     model_size: int
     storage: str
+    sidecar: str
+    """File name of the model beside it; empty when it is inside."""
 
 
 def plan_pack(
@@ -126,7 +129,7 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
                 "sidecar": writer.add_sidecar,
             }[plan.storage]
             with opened(plan.model.plan) as pieces:
-                add("model", "model", pieces, progress, metadata=model_metadata(plan))
+                model = add("model", "model", pieces, progress, metadata=model_metadata(plan))
             # Only now, when it is known that the model stayed as it was, is there a pack.
             writer.finish(
                 stub={k: v for k, v in plan.stub.facts.items() if k != "contents"},
@@ -136,7 +139,13 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
             )
     finally:
         os.close(bundle.descriptor)
-    return Packed(plan.destination, plan.destination.stat().st_size, plan.model.size, plan.storage)
+    return Packed(
+        path=plan.destination,
+        size=plan.destination.stat().st_size,
+        model_size=plan.model.size,
+        storage=plan.storage,
+        sidecar="" if model.file is None else sidecar_name(model.file),
+    )
 
 
 def model_metadata(plan: Plan) -> dict[str, Any]:

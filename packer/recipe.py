@@ -93,6 +93,8 @@ def _read(path: Path, what: str) -> bytes:
     try:
         if path.is_dir():
             raise InputError(f"{what} is a folder", "Name a file")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{what} is not a plain file", "Name a file")
         with path.open("rb") as file:
             return file.read(MAX_RECIPE + 1)
     except OSError as error:

@@ -19,6 +19,8 @@ def start() -> int:
     except SatchelError as error:
         sys.stderr.write(f"satchel: {error}\n")
         return error.exit_code
+    from runtime_stub.streams import open_missing_streams
+
     open_missing_streams()
     from runtime_stub.children import take_pack_name
     from runtime_stub.cli import main
@@ -32,20 +34,6 @@ def start() -> int:
         return main(launch)
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def open_missing_streams() -> None:
-    """Put /dev/null where standard input, output or error is closed.
-
-    Nothing has to ask whether they are there then, and no other file gets their numbers.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is None:
-            stream = os.fdopen(number, mode, encoding="utf-8", errors="replace", closefd=False)
-            setattr(sys, name, stream)
 
 
 def leave(code: int) -> NoReturn:

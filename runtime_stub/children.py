@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime_stub.environment import Launch
+from runtime_stub.streams import open_null
 
 _BROWSERS = ("xdg-open", "open", "sensible-browser", "firefox", "chromium")
 _PR_SET_PDEATHSIG = 1
@@ -46,15 +47,20 @@ def start_self(
     the terminal does not reach it, and it reads and writes nothing else but standard error.
     """
     worker = socket is not None
-    return subprocess.Popen(
-        [launch.argv0, *arguments],
-        executable=f"/proc/self/fd/{launch.descriptor}",
-        env=launch.host_environment,
-        stdin=subprocess.DEVNULL if worker else None,
-        stdout=subprocess.DEVNULL if worker else None,
-        start_new_session=worker,
-        pass_fds=(launch.descriptor,) if socket is None else (launch.descriptor, socket),
-    )
+    nothing = open_null() if worker else None
+    try:
+        return subprocess.Popen(
+            [launch.argv0, *arguments],
+            executable=f"/proc/self/fd/{launch.descriptor}",
+            env=launch.host_environment,
+            stdin=nothing,
+            stdout=nothing,
+            start_new_session=worker,
+            pass_fds=(launch.descriptor,) if socket is None else (launch.descriptor, socket),
+        )
+    finally:
+        if nothing is not None:
+            os.close(nothing)
 
 
 def end_with_parent() -> None:

@@ -116,6 +116,7 @@ class TestPack:
             "size": (out / "tiny").stat().st_size,
             "model_size": small_model.stat().st_size,
             "storage": storage,
+            "sidecar": next((path.name for path in out.glob("*.satchel")), None),
         }
 
     def test_options_travel(self, cli: Cli, small_model: Path, out: Path) -> None:

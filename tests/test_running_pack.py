@@ -247,26 +247,40 @@ def test_started_from_path_and_through_a_link(ready: Place, tmp_path: Path) -> N
 
 @pytest.mark.skipif(not IS_ROOT, reason="chroot and mount need root")
 def test_it_runs_in_an_empty_root(tmp_path: Path) -> None:
-    """Nothing but the pack, /proc and /tmp: no C library, no shell, no /etc."""
+    """Nothing but the pack, /proc and /tmp: no C library, no shell, no /etc, no /dev/null."""
     root = tmp_path / "root"
     for name in ("proc", "tmp"):
         (root / name).mkdir(parents=True)
     shutil.copy2(sample_pack(), root / "pack")
-    subprocess.run(["mount", "-t", "proc", "proc", str(root / "proc")], check=True)
-    try:
-        result = subprocess.run(
-            ["/pack", *ASK],
-            capture_output=True,
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["/pack", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={},
-            check=False,
-            preexec_fn=lambda: os.chroot(root),
+            preexec_fn=lambda: os.chroot(root),  # noqa: PLW1509
             cwd="/",
         )
+
+    subprocess.run(["mount", "-t", "proc", "proc", str(root / "proc")], check=True)
+    try:
+        with start(*ASK) as asked:
+            output, errors = asked.communicate(timeout=60)
+        assert asked.returncode == 0, errors
+        assert "Paris" in output
+        with start("serve", "--port", "0", "--temperature", "0") as server:
+            try:
+                address = address_of(server)
+                wait_ready(address)
+                assert "Paris" in chat(address).text
+            finally:
+                server.terminate()
+                server.communicate(timeout=60)
     finally:
         subprocess.run(["umount", str(root / "proc")], check=True)
-    assert result.returncode == 0, result.stderr
-    assert "Paris" in result.stdout
 
 
 def test_simultaneous_first_starts(fresh: Place) -> None:
