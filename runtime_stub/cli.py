@@ -42,7 +42,6 @@ def main(launch: Launch) -> int:
 
 def _default_command(recipe: Recipe) -> list[str]:
     """What a pack does without arguments: its recipe's mode, or answer what is piped in."""
-
     if recipe.mode == "chat" and sys.stdin is not None:
         kind = os.fstat(sys.stdin.fileno()).st_mode
         if stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runtime_stub.engine.engine import Engine
-from runtime_stub.engine.job import Sink
+from runtime_stub.engine.interface import Sink
 from runtime_stub.engine.messages import (
     AnyRequest,
     EngineSettings,

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from runtime_stub.engine.context import Context, ContextSize, choose_context, fitting_context
 from runtime_stub.engine.hardware import read_hardware
-from runtime_stub.engine.job import Job, Sink
+from runtime_stub.engine.interface import Sink, answer
+from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
     FIT_REQUEST,
-    LAST_EVENTS,
     AnyRequest,
     Detokenized,
     DetokenizeRequest,
@@ -131,16 +131,7 @@ class Engine:
 
     def answer(self, request: AnyRequest) -> Iterator[Event]:
         """The events of one request. Leaving the loop early cancels it."""
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        ticket = self.submit(request, events.put)
-        try:
-            while True:
-                event = events.get()
-                yield event
-                if isinstance(event, LAST_EVENTS):
-                    return
-        finally:
-            ticket.cancel()
+        return answer(self, request)
 
     def close(self, timeout: float = 10.0) -> None:
         """Stop both threads and release the model; requests in flight fail."""

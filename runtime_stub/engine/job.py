@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from runtime_stub.engine.interface import Sink
 from runtime_stub.engine.messages import LAST_EVENTS, AnyRequest, Event, Request
 from runtime_stub.engine.reading import Reading
-
-Sink = Callable[[Event], None]
 
 
 @dataclass(eq=False)
