@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ else:
 
 MAX_RECIPE = 4 << 20
 """A recipe, or a text it names, larger than this, in bytes, is something else."""
+MAX_ICON = 32 << 10
+"""Largest picture for an icon, in bytes: it travels in the manifest, which every start reads."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
         document = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from None
+    face = document.get("face")
+    if isinstance(face, dict) and isinstance(face.get("icon"), str):
+        face["icon"] = icon_or_file(face["icon"], path.parent)
     values = check(document, {**TOP, **PACKING}, str(path))
     for key in ("model", "output"):
         if key in values:
@@ -86,6 +92,34 @@ def text_or_file(text: str, folder: Path) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise InputError(f"{path} can't be read: it is not UTF-8 text") from None
+
+
+def icon_or_file(text: str, folder: Path) -> str:
+    """`text`, or for "@FILE" that picture as a data URL. Raises InputError."""
+    if not text.startswith("@") or len(text) == 1:
+        return text
+    path = folder / text[1:]
+    data = _read(path, f"the icon {path}")
+    if len(data) > MAX_ICON:
+        raise InputError(
+            f"{path} is too large for an icon: at most {MAX_ICON >> 10} KB",
+            "Make it smaller: 128 by 128 pixels are enough",
+        )
+    kind = _picture_kind(data)
+    if kind is None:
+        raise InputError(f"{path} is not a picture", "Use PNG, JPEG, WebP or SVG")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _picture_kind(data: bytes) -> str | None:
+    """Which kind of picture this is, as media types name it; None for none that is known."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    return "svg+xml" if b"<svg" in data[:4096] else None
 
 
 def _read(path: Path, what: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,10 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    pattern: str = ""
+    """What a text must match as a whole, or each text of a list."""
+    form: str = ""
+    """That pattern in words, after "must be"."""
 
 
 SAMPLING: dict[str, Setting] = {
@@ -42,6 +47,27 @@ SERVER: dict[str, Setting] = {
     "port": Setting(int, "port to listen on; 0 takes a free one", 0, 65535),
 }
 
+FACE: dict[str, Setting] = {
+    "greeting": Setting(str, "what a chat shows before the first question"),
+    "starters": Setting(
+        list,
+        "questions to start with, at most 8",
+        maximum=8,
+        pattern=r"\s*\S[\s\S]{0,499}",
+        form="questions of at most 500 characters",
+    ),
+    "icon": Setting(
+        str,
+        "one to eight characters, such as an emoji, or a picture",
+        pattern=r"\S{1,8}|data:image/(?:png|jpeg|webp|svg\+xml);base64,[A-Za-z0-9+/=]{1,50000}",
+        form="one to eight characters, or a picture",
+    ),
+    "accent": Setting(
+        str, "colour such as #2f6f4e", pattern="#[0-9a-fA-F]{6}", form="a colour such as #2f6f4e"
+    ),
+}
+"""How a pack presents itself, in the terminal and in the browser."""
+
 TOP: dict[str, Setting] = {
     "name": Setting(str, "the assistant's name"),
     "mode": Setting(str, "what the pack does when started without a command", choices=MODES),
@@ -60,7 +86,7 @@ PACKING: dict[str, Setting] = {
 }
 """Keys that only matter while packing; they do not travel in the pack."""
 
-TABLES: dict[str, dict[str, Setting]] = {"sampling": SAMPLING, "server": SERVER}
+TABLES: dict[str, dict[str, Setting]] = {"sampling": SAMPLING, "server": SERVER, "face": FACE}
 
 
 @dataclass(frozen=True)
@@ -75,6 +101,8 @@ class Recipe:
     max_tokens: int | None = None
     sampling: Mapping[str, float | int] = field(default_factory=dict)
     server: Mapping[str, str | int] = field(default_factory=dict)
+    face: Mapping[str, Any] = field(default_factory=dict)
+    """Texts by the keys of FACE; "starters" is a list of them."""
 
     def document(self) -> dict[str, Any]:
         """The recipe as plain data for the manifest, without what is not decided."""
@@ -129,8 +157,10 @@ def check_value(key: str, value: Any, setting: Setting, where: str) -> Any:
             value = math.inf
     if not isinstance(value, setting.kind) or isinstance(value, bool):
         raise RecipeError(f"{where}: {key} must be {_TYPE_NAMES[setting.kind]}, not {value!r}")
-    if isinstance(value, str) and not _is_clean(value):
-        raise RecipeError(f"{where}: {key} holds characters that are no text: {value[:40]!r}")
+    for text in (value,) if isinstance(value, str) else value if isinstance(value, list) else ():
+        _check_text(key, text, setting, where)
+    if isinstance(value, list) and len(value) > (setting.maximum or math.inf):
+        raise RecipeError(f"{where}: {key} holds {len(value)} texts, more than {setting.maximum}")
     if setting.choices and value not in setting.choices:
         raise RecipeError(
             f"{where}: {key} must be one of {', '.join(setting.choices)}, not {value!r}"
@@ -145,12 +175,26 @@ def check_value(key: str, value: Any, setting: Setting, where: str) -> Any:
     return value
 
 
+def _check_text(key: str, text: Any, setting: Setting, where: str) -> None:
+    if not isinstance(text, str):
+        raise RecipeError(f"{where}: {key} must be {_TYPE_NAMES[setting.kind]}, not [{text!r}]")
+    if not _is_clean(text):
+        raise RecipeError(f"{where}: {key} holds characters that are no text: {text[:40]!r}")
+    if setting.pattern and not re.fullmatch(setting.pattern, text):
+        raise RecipeError(f"{where}: {key} must be {setting.form}, not {text[:40]!r}")
+
+
 def _is_clean(text: str) -> bool:
     """No zero character, which ends texts in C, and no half of a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-_TYPE_NAMES: dict[type, str] = {str: "text", int: "a whole number", float: "a number"}
+_TYPE_NAMES: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list of texts",
+}
 
 
 def _unknown(key: str, known: list[str], where: str) -> RecipeError:

@@ -10,6 +10,7 @@ import pytest
 
 from runtime_stub import archive, bundle, manifest
 from runtime_stub.errors import EXIT_CODES
+from runtime_stub.recipe import PACKING, TABLES, TOP, Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 TYPES = {"I": "u32", "Q": "u64"}
@@ -74,3 +75,19 @@ def test_exit_codes() -> None:
         if (str(code), meaning) not in found
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize("table", [PACKING, TOP, *TABLES.values()])
+def test_settings(table: dict[str, Setting]) -> None:
+    kinds = {str: "text", int: "whole number", float: "number", list: "list of texts"}
+    expected = [
+        (
+            f"`{key}`",
+            " or ".join(f"`{choice}`" for choice in setting.choices) or kinds[setting.kind],
+            setting.help,
+        )
+        for key, setting in table.items()
+    ]
+    found = rows("docs/recipe.md")
+    start = found.index(expected[0])
+    assert found[start : start + len(expected)] == expected

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packer.recipe import MAX_RECIPE, make_recipe, merged, read_recipe, text_or_file
+from packer.recipe import MAX_ICON, MAX_RECIPE, make_recipe, merged, read_recipe, text_or_file
 from runtime_stub.errors import InputError, RecipeError, SatchelError
 from runtime_stub.recipe import Recipe
 
@@ -58,6 +58,52 @@ def test_full(path: Path) -> None:
         sampling={"temperature": 1.0, "seed": 7},
         server={"port": 0},
     )
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+FACE = """
+[face]
+greeting = "Ask about doses."
+starters = ["Which vaccines?"]
+icon = "@logo"
+accent = "#0f766e"
+"""
+
+
+@pytest.mark.parametrize(
+    ("picture", "start"),
+    [
+        (PNG + b"rest", "data:image/png;base64,iVBORw0KGgpyZXN0"),
+        (PNG + bytes(MAX_ICON - len(PNG)), "data:image/png;base64,iVBORw0KGgo"),
+        (b"\xff\xd8\xff\xe0", "data:image/jpeg;base64,"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "data:image/webp;base64,"),
+        (b"<?xml version='1.0'?>\n<svg/>", "data:image/svg+xml;base64,"),
+    ],
+)
+def test_face(path: Path, picture: bytes, start: str) -> None:
+    (path.parent / "logo").write_bytes(picture)
+    face = make_recipe(read_recipe(written(path, FACE)), "nameless").recipe.face
+    assert face["icon"].startswith(start)
+    assert face["starters"] == ["Which vaccines?"]
+
+
+def test_icon_of_one_character(path: Path) -> None:
+    assert read_recipe(written(path, '[face]\nicon = "@"'))["face"] == {"icon": "@"}
+
+
+@pytest.mark.parametrize(
+    ("picture", "match"),
+    [
+        (None, "the icon .*logo can't be read: No such file"),
+        (b"GIF89a", "logo is not a picture"),
+        (PNG + bytes(MAX_ICON), "logo is too large for an icon: at most 32 KB"),
+    ],
+)
+def test_no_icon(path: Path, picture: bytes | None, match: str) -> None:
+    if picture is not None:
+        (path.parent / "logo").write_bytes(picture)
+    with pytest.raises(InputError, match=match):
+        read_recipe(written(path, FACE))
 
 
 def test_empty(path: Path) -> None:

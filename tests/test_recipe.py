@@ -30,6 +30,12 @@ FULL: dict[str, Any] = {
     "max_tokens": 100,
     "sampling": {"temperature": 0.5, "top_k": 40, "seed": 2**32 - 1},
     "server": {"host": "0.0.0.0", "port": 0},
+    "face": {
+        "greeting": "Ask about doses.",
+        "starters": ["Which vaccines?", "سؤال"],
+        "icon": "🩺",
+        "accent": "#0F766e",
+    },
 }
 TABLED = [(table, key, setting) for table in TABLES for key, setting in TABLES[table].items()]
 ALL = [*((key, key, TOP[key]) for key in TOP), *((f"{t}.{k}", k, v) for t, k, v in TABLED)]
@@ -65,7 +71,10 @@ def test_empty_text_is_a_decision() -> None:
         ("samplings", "Did you mean 'sampling'?"),
         ("temperature", "It belongs under [sampling]"),
         ("port", "It belongs under [server]"),
-        ("zzzz", "Valid keys: context, max_tokens, mode, name, sampling, server, system, template"),
+        (
+            "zzzz",
+            "Valid keys: context, face, max_tokens, mode, name, sampling, server, system, template",
+        ),
         ("model", None),  # a key of packing does not travel
     ],
 )
@@ -93,14 +102,16 @@ def test_table_must_be_one(value: object) -> None:
 class TestEverySetting:
     def test_wrong_types(self, path: str, key: str, setting: Setting) -> None:
         wrong: list[object] = [True, False, None, [], {}]
-        wrong += [1, 1.5] if setting.kind is str else ["1", b"1"]
+        wrong += [1, 1.5] if setting.kind in (str, list) else ["1", b"1"]
+        if setting.kind is list:
+            wrong = [*(item for item in wrong if item != []), "text", [1], [None], ["a", []]]
         wrong += [1.0] if setting.kind is int else []
         for value in wrong:
             with pytest.raises(RecipeError, match=f"{path} must be "):
                 recipe_from(document(path, value), "here")
 
     def test_bounds(self, path: str, key: str, setting: Setting) -> None:
-        if setting.kind is str:
+        if setting.kind in (str, list):
             return
         assert setting.minimum is not None
         assert setting.maximum is not None
@@ -127,6 +138,27 @@ def test_choices(key: str, settings: dict[str, Setting]) -> None:
         assert check({key: choice}, settings, "here") == {key: choice}
     with pytest.raises(RecipeError, match=f"{key} must be one of .*, not 'fast'"):
         check({key: "fast"}, settings, "here")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("starters", ["x"] * 9, "holds 9 texts, more than 8"),
+        ("starters", ["good", " "], "must be questions of at most 500 characters, not ' '"),
+        ("starters", ["x" * 501], "at most 500"),
+        ("starters", ["a\0b"], "characters that are no text"),
+        ("icon", "nine char", "one to eight characters, or a picture"),
+        ("icon", "", "one to eight characters"),
+        ("icon", "data:text/html;base64,AAAA", "or a picture"),
+        ("icon", 'data:image/png;base64,A"A', "or a picture"),
+        ("accent", "red", "a colour such as #2f6f4e, not 'red'"),
+        ("accent", "#2f6f4e;", "a colour"),
+    ],
+)
+def test_face(key: str, value: object, words: str) -> None:
+    with pytest.raises(RecipeError, match=f"face.{key} ") as caught:
+        recipe_from({"face": {key: value}}, "here")
+    assert words in caught.value.message
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "x\udcff"])
