@@ -291,7 +291,7 @@ class Status:
     """What the engine is doing."""
 
     state: str
-    """One of "loading", "ready", "failed" or "closed"."""
+    """One of "unloaded" (until somebody asks), "loading", "ready", "failed" or "closed"."""
     progress: float = 0.0
     """Of loading, from 0 to 1."""
     message: str = ""

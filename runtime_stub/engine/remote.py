@@ -5,6 +5,9 @@
 
 A process that ends is replaced at once, and again after growing pauses while its successors
 end before they get to work. A model that can't be loaded or was changed is not tried again.
+
+A model that is not wanted has no process: before its first request if it is lazy, after it was
+unloaded, and while others use the memory it needs (`residence`). The next request starts one.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from runtime_stub.engine.messages import (
     Usage,
 )
 from runtime_stub.engine.pending import Pending, RemoteTicket
+from runtime_stub.engine.residence import Stay
 from runtime_stub.engine.wire import Cancel, Close, Connection, Frame, Start, WireError, encode
 from runtime_stub.errors import EngineError, PackChangedError
 
@@ -50,7 +54,8 @@ _CHANGED = Failed("changed", PackChangedError.meaning, "Start it again")
 class RemoteEngine:
     """Answers requests with a model that another process holds. Safe to use from any thread.
 
-    Its status is "loading" again while a process that died is replaced; requests wait then.
+    Its status is "loading" again while a process that died is replaced; requests wait then, as
+    they do while the model is "unloaded".
     """
 
     def __init__(
@@ -60,17 +65,26 @@ class RemoteEngine:
         settings: EngineSettings,
         *,
         on_stop: Callable[[str], None] = lambda _: None,
+        stay: Stay | None = None,
     ) -> None:
-        """Start the process, and loading the bundle's entry `model` there, in the background.
+        """Start the process, and loading the bundle's entry `model` there, in the background;
+        `stay` may say that it comes later, and leaves again.
 
         `on_stop` is told, in words, of each process that ended unasked.
         """
         self._start_process = start
         self._first = Start(model, settings)
         self._on_stop = on_stop
+        self._stay = stay or Stay()
         self._changed = threading.Condition()
         """Guards all that follows; notified when the status changes."""
-        self._status = Status("loading")
+        self._wanted = not self._stay.lazy
+        """Whether the model shall be in memory even if nobody asks anything."""
+        self._leaving = False
+        """Whether the process ends when nothing is in flight; what comes now waits for the next."""
+        self._idle = self._stay.idle
+        self._last_used = time.monotonic()
+        self._status = Status("loading" if self._wanted else "unloaded")
         self._facts: ModelFacts | None = None
         self._refusal: Failed | None = None
         """What every request gets once there is no engine any more, nor will be."""
@@ -95,13 +109,45 @@ class RemoteEngine:
         """What the model is and how it runs; None until it was ready for the first time."""
         return self._facts
 
+    @property
+    def need(self) -> int:
+        """Bytes of memory the model takes."""
+        return self._stay.need
+
+    @property
+    def last_used(self) -> float:
+        """When the last request ended, on the monotonic clock; infinite while there is one."""
+        with self._changed:
+            return float("inf") if self._requests else self._last_used
+
+    def load(self) -> None:
+        """Bring the model into memory, in the background, without a request."""
+        with self._changed:
+            self._wanted = True
+            self._expect()
+
+    def unload(self) -> None:
+        """Take the model out of memory as soon as nothing is in flight. Returns at once; the
+        next request brings it back."""
+        with self._changed:
+            self._leaving = self._process is not None or self._status.state == "loading"
+            self._wanted = False
+            self._leave_if_done()
+
+    def unload_after(self, seconds: float | None) -> None:
+        """Unload the model whenever it had nothing to do for so long; None for never."""
+        with self._changed:
+            self._idle = seconds
+
     def wait_ready(self, timeout: float | None = None) -> bool:
-        """Wait until loading has ended; False when `timeout` seconds pass first.
+        """Load the model, and wait until that has ended; False when `timeout` seconds pass first.
 
         Raises EngineError when the model could not be loaded.
         """
+        self.load()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._status.state != "loading", timeout):
+            pending = ("unloaded", "loading")
+            if not self._changed.wait_for(lambda: self._status.state not in pending, timeout):
                 return False
             if self._status.state != "ready":
                 raise EngineError(self._status.message)
@@ -128,6 +174,7 @@ class RemoteEngine:
                 refusal = Failed("busy", f"{waiting} requests are waiting already", "Ask later")
             elif refusal is None:
                 self._requests[identity] = entry
+                self._expect()
                 if self._status.state == "ready":
                     self._hand_over(entry)
         if refusal is not None:
@@ -165,8 +212,12 @@ class RemoteEngine:
     def _supervise(self) -> None:
         failures = 0
         try:
-            while self._refusal is None:
+            while self._await_turn():
                 useful, reason = self._live()
+                if not reason:
+                    failures = 0
+                    self._leave()
+                    continue
                 failures = 1 if useful else failures + 1
                 if self._refusal is None:
                     with contextlib.suppress(Exception):
@@ -176,10 +227,42 @@ class RemoteEngine:
             message = f"the engine's supervision failed: {error!r}"
             with self._changed:
                 self._end(Status("failed", message=message), Failed("engine", message))
+        self._leave()
         self._fail_all()
 
+    def _await_turn(self) -> bool:
+        """Wait until the model is wanted and has room; False when there is no engine any more."""
+        residence = self._stay.residence
+        while self._refusal is None:
+            with self._changed:
+                wanted = self._is_wanted
+                if wanted:
+                    self._expect()
+            if not wanted:
+                self._leave()
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_wanted or self._refusal is not None)
+            elif residence is None or residence.enter(self, _LOOK):
+                return self._refusal is None
+            self._expire()
+        return False
+
+    @property
+    def _is_wanted(self) -> bool:
+        return self._wanted or bool(self._requests)
+
+    def _leave(self) -> None:
+        """The model is not in memory any more; if nobody wants it, neither will it be."""
+        if self._stay.residence is not None:
+            self._stay.residence.leave(self)
+        with self._changed:
+            self._leaving = False
+            if self._refusal is None and not self._is_wanted:
+                self._set(Status("unloaded"))
+
     def _live(self) -> tuple[bool, str]:
-        """One process from its start to its end: whether it got to work, and how it ended."""
+        """One process from its start to its end: whether it got to work, and how it ended;
+        in no words if it was unloaded."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -191,6 +274,7 @@ class RemoteEngine:
         connection.send(self._first)
         with self._changed:
             self._process, self._connection, self._worked = process, connection, False
+            self._last_used = time.monotonic()
             if self._closing:
                 connection.send(Close())
         patience = _GRACE
@@ -201,23 +285,26 @@ class RemoteEngine:
         finally:
             with self._changed:
                 self._connection = None
-                if self._refusal is None:
+                if self._refusal is None and self._status.state != "unloaded":
                     self._set(Status("loading"))
             connection.close()
             code = _reap(process, patience)
             with self._changed:
                 self._process = None
+                leaving, self._leaving = self._leaving, False
+        if leaving and not any(entry.sent for entry in self._requests.values()):
+            return self._worked, ""
         return self._worked, self._lament(code)
 
     def _listen(self, connection: Connection) -> None:
         """Take in what the process says, until it is gone. Raises WireError for nonsense."""
         while True:
-            # While requests are held here, their time is watched here.
-            idle = None if self._status.state != "loading" else _LOOK
             try:
-                self._take(connection.receive(idle))
+                self._take(connection.receive(_LOOK))
             except TimeoutError:
+                # While requests are held here, their time is watched here.
                 self._expire()
+                self._unload_if_idle()
             except EOFError:
                 return
 
@@ -228,8 +315,12 @@ class RemoteEngine:
             with self._changed:
                 take = self._requests.pop if ends else self._requests.get
                 entry = take(frame.request, None)
+                if ends:
+                    self._last_used = time.monotonic()
             if entry is not None and not entry.send(message):
                 self._cancel(entry)
+            if ends:
+                self._leave_if_done()
         elif isinstance(message, ModelFacts):
             self._facts = message
         elif isinstance(message, Status):
@@ -240,7 +331,8 @@ class RemoteEngine:
                     self._set(message)
                     if message.state == "ready":
                         for entry in self._requests.values():
-                            self._hand_over(entry)
+                            self._hand_over(entry, late=True)
+                        self._leave_if_done()
             if message.state == "failed":
                 self._fail_all()
             else:
@@ -284,7 +376,31 @@ class RemoteEngine:
         self._refusal = refusal
         self._set(status)
 
-    def _hand_over(self, entry: Pending) -> None:
+    def _expect(self) -> None:
+        """The model is wanted."""
+        if self._status.state == "unloaded":
+            self._set(Status("loading"))
+
+    def _leave_if_done(self) -> None:
+        """End a process that is to leave, once nothing is in flight there."""
+        with self._changed:
+            if not self._leaving or self._connection is None or self._status.state != "ready":
+                return
+            if not any(entry.sent for entry in self._requests.values()):
+                self._set(Status("loading" if self._requests else "unloaded"))
+                self._connection.send(Close())
+
+    def _unload_if_idle(self) -> None:
+        with self._changed:
+            idle = self._idle
+            since = time.monotonic() - self._last_used
+            if idle is not None and since >= idle and not self._requests:
+                self.unload()
+
+    def _hand_over(self, entry: Pending, *, late: bool = False) -> None:
+        """Give a request to the process; to one that is leaving only what waited for it."""
+        if self._leaving and not late:
+            return
         if self._connection is not None and not entry.sent:
             entry.sent = self._worked = True
             self._connection.send_frame(entry.frame)
