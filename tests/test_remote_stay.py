@@ -91,12 +91,12 @@ class TestUnload:
     def test_it_comes_back(self, make: Make, said: list[str]) -> None:
         engine, scripted = make(Stay())
         assert engine.wait_ready(10)
-        for round in range(1, 3):
+        for times in range(1, 3):
             engine.unload()
             assert eventually(is_in(engine, "unloaded"))
             assert eventually(lambda: scripted.processes[-1].poll() == 0)
             assert list(engine.answer(HELLO)) == [Text("olleH"), DONE]
-            assert len(scripted.processes) == round + 1
+            assert len(scripted.processes) == times + 1
         assert said == []
 
     def test_what_runs_ends_first(self, make: Make) -> None:

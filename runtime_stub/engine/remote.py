@@ -311,34 +311,40 @@ class RemoteEngine:
     def _take(self, frame: Frame) -> None:
         message = frame.message()
         if isinstance(message, _EVENTS):
-            ends = isinstance(message, LAST_EVENTS)
-            with self._changed:
-                take = self._requests.pop if ends else self._requests.get
-                entry = take(frame.request, None)
-                if ends:
-                    self._last_used = time.monotonic()
-            if entry is not None and not entry.send(message):
-                self._cancel(entry)
-            if ends:
-                self._leave_if_done()
+            self._pass_on(frame.request, message)
         elif isinstance(message, ModelFacts):
             self._facts = message
         elif isinstance(message, Status):
-            with self._changed:
-                if self._refusal is None and message.state == "failed":
-                    self._end(message, Failed("engine", message.message))
-                elif self._refusal is None:
-                    self._set(message)
-                    if message.state == "ready":
-                        for entry in self._requests.values():
-                            self._hand_over(entry, late=True)
-                        self._leave_if_done()
-            if message.state == "failed":
-                self._fail_all()
-            else:
-                self._expire()
+            self._note(message)
         else:
             raise WireError(f"a {frame.kind.__name__} came from the engine")
+
+    def _pass_on(self, request: int, event: Event) -> None:
+        ends = isinstance(event, LAST_EVENTS)
+        with self._changed:
+            take = self._requests.pop if ends else self._requests.get
+            entry = take(request, None)
+            if ends:
+                self._last_used = time.monotonic()
+        if entry is not None and not entry.send(event):
+            self._cancel(entry)
+        if ends:
+            self._leave_if_done()
+
+    def _note(self, status: Status) -> None:
+        with self._changed:
+            if self._refusal is None and status.state == "failed":
+                self._end(status, Failed("engine", status.message))
+            elif self._refusal is None:
+                self._set(status)
+                if status.state == "ready":
+                    for entry in self._requests.values():
+                        self._hand_over(entry, late=True)
+                    self._leave_if_done()
+        if status.state == "failed":
+            self._fail_all()
+        else:
+            self._expire()
 
     def _lament(self, code: int) -> str:
         """Tell those whose answers died with the process; what happened, in words."""
