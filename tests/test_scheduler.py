@@ -47,6 +47,7 @@ class FakeContext:
     """
 
     handle = None
+    cuttable = True
 
     def __init__(self, tokens: int = 1000, batch: int = 8) -> None:
         self.size = ContextSize(tokens, "a test's")
@@ -82,12 +83,12 @@ class FakeContext:
         self.batches.append(self.batch)
         return 0
 
-    def share(self, source: int, target: int, tokens: int) -> int:
+    def share(self, source: int, target: int, tokens: int, saved: bytes | None = None) -> int:
         kept = 0 if self.forgetful else tokens
         self.cells[target] = self.cells.get(source, [])[:kept]
         return len(self.cells[target])
 
-    def keep(self, sequence: int, tokens: int) -> int:
+    def keep(self, sequence: int, tokens: int, saved: bytes | None = None) -> int:
         kept = 0 if self.forgetful else tokens
         self.cells[sequence] = self.cells.get(sequence, [])[:kept]
         return len(self.cells[sequence])

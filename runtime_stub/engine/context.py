@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ _MARGIN = 256 << 20
 """Memory left for everything else, in bytes."""
 _GRAIN = 256
 
+_PARTIAL = 1
+"""Of a sequence's state only what can't be cut."""
 NO_ROOM = 1
 """What `decode` returns when the cache has no place for the batch."""
 
@@ -86,6 +89,12 @@ class Context:
             raise EngineError(f"a context of {size.tokens:,} tokens can't be made: {reason}")
         self._memory = llama.llama_get_memory(self.handle)
         self._window = int(llama.llama_model_n_swa(model.handle))
+        self.cuttable = not (
+            llama.llama_model_is_recurrent(model.handle)
+            or llama.llama_model_is_hybrid(model.handle)
+        )
+        """Whether a sequence can be cut anywhere. Recurrent memory stands at its end alone:
+        going back takes a state that was saved there."""
         self.batch_size = int(parameters.n_batch)
         self._batch = llama.llama_batch_init(self.batch_size, 0, 1)
 
@@ -114,14 +123,22 @@ class Context:
         """Run the batch: 0 is success, NO_ROOM a full cache, anything else a failure."""
         return int(library().llama_decode(self.handle, self._batch))
 
-    def keep(self, sequence: int, tokens: int) -> int:
+    def keep(self, sequence: int, tokens: int, saved: bytes | None = None) -> int:
         """Cut a sequence to its first `tokens`; returns how many are really usable.
 
-        Recurrent memory can't be cut, and a sliding window may have forgotten what lies
-        before the cut: then nothing is usable and the sequence is emptied.
+        Recurrent memory goes back to where `save` was called only, and a sliding window may
+        have forgotten what lies before the cut: then nothing is usable and the sequence is
+        emptied.
         """
         llama = library()
-        if tokens > 0 and llama.llama_memory_seq_rm(self._memory, sequence, tokens, -1):
+        if (
+            tokens > 0
+            and (saved is None or self._restore(sequence, saved))
+            and llama.llama_memory_seq_rm(self._memory, sequence, tokens, -1)
+            and int(llama.llama_memory_seq_pos_max(self._memory, sequence)) == tokens - 1
+        ):
+            if not self.cuttable:
+                return tokens
             first = int(llama.llama_memory_seq_pos_min(self._memory, sequence))
             oldest_needed = max(0, tokens - self._window) if self._window > 0 else 0
             if 0 <= first <= oldest_needed:
@@ -129,17 +146,30 @@ class Context:
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         return 0
 
-    def share(self, source: int, target: int, tokens: int) -> int:
+    def share(self, source: int, target: int, tokens: int, saved: bytes | None = None) -> int:
         """Give `target` the first `tokens` of `source` instead of its own; returns how many
-        are really usable there. The memory itself is shared, not copied."""
+        are really usable there, as for `keep`. Attention's memory is shared, not copied."""
         llama = library()
         llama.llama_memory_seq_rm(self._memory, target, -1, -1)
         llama.llama_memory_seq_cp(self._memory, source, target, 0, tokens)
-        if int(llama.llama_memory_seq_pos_max(self._memory, target)) != tokens - 1:
-            # Recurrent memory is copied as it stands, further on than was asked for.
-            llama.llama_memory_seq_rm(self._memory, target, -1, -1)
-            return 0
-        return self.keep(target, tokens)
+        return self.keep(target, tokens, saved)
+
+    def save(self, sequence: int) -> bytes:
+        """What it takes to come back to this place of a sequence that can't be cut; empty when
+        it can't be had."""
+        llama = library()
+        size = int(llama.llama_state_seq_get_size_ext(self.handle, sequence, _PARTIAL))
+        state = (ctypes.c_uint8 * size)()
+        written = llama.llama_state_seq_get_data_ext(self.handle, state, size, sequence, _PARTIAL)
+        return bytes(memoryview(state)[: int(written)])
+
+    def _restore(self, sequence: int, saved: bytes) -> bool:
+        state = (ctypes.c_uint8 * len(saved)).from_buffer_copy(saved)
+        return bool(
+            library().llama_state_seq_set_data_ext(
+                self.handle, state, len(saved), sequence, _PARTIAL
+            )
+        )
 
     def free(self) -> None:
         """Release batch and context; the object must not be used afterwards."""

@@ -201,7 +201,7 @@ class Scheduler:
     def _feed_prompt(self, slot: Slot, room: int) -> int:
         prompt = slot.job.tokens if slot.job is not None else []
         start = len(slot.tokens)
-        end = min(len(prompt), start + room)
+        end = slot.places.next_wanted(start, min(len(prompt), start + room))
         for position in range(start, end):
             last = position == len(prompt) - 1
             index = self._feed(slot, prompt[position], output=last)
@@ -218,6 +218,8 @@ class Scheduler:
         for slot in self._slots:
             slot.tokens += slot.pending
             slot.pending = []
+            if slot.places.wants(len(slot.tokens)):
+                slot.places.add(len(slot.tokens), self._context.save(slot.sequence))
         for slot in self._slots:
             if slot.job is None or slot.output_index is None:
                 continue
@@ -240,6 +242,7 @@ class Scheduler:
             slot.waits = False
             kept = self._context.share(first.sequence, slot.sequence, len(job.tokens))
             slot.tokens = job.tokens[:kept]
+            slot.places = first.places.up_to(kept)
             if kept == len(job.tokens):
                 ready.append(slot)
             # Otherwise its memory can't be shared, and it reads for itself.
@@ -329,7 +332,7 @@ class Scheduler:
 
     def _empty(self, slot: Slot) -> None:
         self._context.keep(slot.sequence, 0)
-        slot.tokens = []
+        slot.forget()
 
 
 def _total(usages: list[Usage]) -> Usage:

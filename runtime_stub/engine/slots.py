@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from runtime_stub.engine.answer import Answer
 from runtime_stub.engine.context import Context
 from runtime_stub.engine.job import Job
+from runtime_stub.engine.places import Places
 from runtime_stub.engine.sampler import Sampler
 
 _WORTH_COPYING = 16
@@ -22,6 +23,8 @@ class Slot:
     sequence: int
     tokens: list[int] = field(default_factory=list)
     """What the context holds for this sequence."""
+    places: Places = field(default_factory=Places)
+    """Where in them a context that can't be cut can go back to."""
     pending: list[int] = field(default_factory=list)
     """In the batch, and part of the context once it has run."""
     job: Job | None = None
@@ -64,32 +67,49 @@ class Slot:
             self.sampler.free()
             self.sampler = None
 
+    def forget(self) -> None:
+        """The context holds nothing of this sequence any more."""
+        self.tokens = []
+        self.places.clear()
 
-def place(slots: Sequence[Slot], prompt: list[int], context: Context) -> Slot:
+    def reusable(self, alike: int, context: Context) -> int:
+        """How many of the `alike` tokens that a prompt begins with need not be read again."""
+        if context.cuttable or alike == len(self.tokens):
+            return alike
+        return self.places.last(alike)
+
+
+def place(slots: Sequence[Slot], prompt: Sequence[int], context: Context) -> Slot:
     """The free slot to read `prompt` in, holding as much of its beginning as any slot does.
 
     A slot whose conversation the prompt goes on with is used where it is. A beginning that
     belongs to somebody else, busy or not, is shared, so that both keep what they have.
     """
-    free = [slot for slot in slots if slot.job is None]
     # The last token is always read again: its logits are what the answer starts from.
-    most = len(prompt) - 1
-    donor = max(slots, key=lambda slot: (common(slot.tokens, prompt), -slot.last_used))
-    shared = min(common(donor.tokens, prompt), most)
-    goes_on = donor.job is None and len(donor.tokens) - shared <= shared
-    if goes_on and shared > 0:
-        donor.tokens = prompt[: context.keep(donor.sequence, shared)]
-        return donor
-    target = min(free, key=lambda slot: (bool(slot.tokens), slot.last_used))
-    if target is donor or shared < _WORTH_COPYING:
-        kept = min(common(target.tokens, prompt), most)
-        target.tokens = prompt[: context.keep(target.sequence, kept)]
+    alike = {slot: min(common(slot.tokens, prompt), len(prompt) - 1) for slot in slots}
+    reusable = {slot: slot.reusable(alike[slot], context) for slot in slots}
+    donor = max(slots, key=lambda slot: (reusable[slot], -slot.last_used))
+    shared = reusable[donor]
+    target = donor
+    if donor.job is not None or shared == 0 or len(donor.tokens) - shared > shared:
+        free = [slot for slot in slots if slot.job is None]
+        target = min(free, key=lambda slot: (bool(slot.tokens), slot.last_used))
+    if shared < _WORTH_COPYING:
+        donor = target
+    kept = reusable[donor]
+    saved = donor.places.state(kept) if kept < len(donor.tokens) else None
+    if target is donor:
+        kept = context.keep(target.sequence, kept, saved)
     else:
-        target.tokens = prompt[: context.share(donor.sequence, target.sequence, shared)]
+        kept = context.share(donor.sequence, target.sequence, kept, saved)
+    target.tokens = list(prompt[:kept])
+    target.places = donor.places.up_to(kept)
+    if not context.cuttable:
+        target.places.want(kept, max(alike.values()), len(prompt))
     return target
 
 
-def common(first: list[int], second: list[int]) -> int:
+def common(first: Sequence[int], second: Sequence[int]) -> int:
     """Length of the longest common prefix."""
     for index, (left, right) in enumerate(zip(first, second, strict=False)):
         if left != right:

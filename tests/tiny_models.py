@@ -1,0 +1,187 @@
+"""Whole models of a few hundred kilobytes, with random weights: what they say means nothing, but
+each next token depends on all that came before, so that a wrong memory shows at once.
+
+Their vocabulary is one token for each printable ASCII character: a text is its tokens, and so
+is an answer.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+
+from gguf_files import BOOL, F32, I32, STRING, U32, Gguf, TensorInfo, Typed
+
+WIDTH, LAYERS, HIDDEN = 64, 4, 96
+WINDOW = 16
+CHARACTERS = "".join(map(chr, range(33, 127)))
+END = len(CHARACTERS)
+"""The token that ends an answer; tests forbid it."""
+_VOCABULARY = END + 2
+_HEADS, _HEAD, _KEY_VALUE_HEADS = 4, 16, 2
+_STATE, _CONVOLUTION, _RANK = 8, 4, 4
+
+
+def sliding(path: Path) -> Path:
+    """Gemma 3's architecture: every second layer sees the last WINDOW tokens only."""
+    attention = {
+        "attention.head_count": Typed(U32, _HEADS),
+        "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
+        "attention.key_length": Typed(U32, _HEAD),
+        "attention.value_length": Typed(U32, _HEAD),
+        "attention.sliding_window": Typed(U32, WINDOW),
+        "attention.sliding_window_pattern": Typed(U32, 2),
+        "feed_forward_length": Typed(U32, HIDDEN),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(LAYERS):
+        block = f"blk.{layer}"
+        shapes |= _attention(block) | _feed_forward(block)
+        shapes |= {
+            f"{block}.attn_q_norm.weight": (_HEAD,),
+            f"{block}.attn_k_norm.weight": (_HEAD,),
+            f"{block}.post_attention_norm.weight": (WIDTH,),
+            f"{block}.post_ffw_norm.weight": (WIDTH,),
+            f"{block}.ffn_norm.weight": (WIDTH,),
+        }
+    return _write(path, "gemma3", attention, shapes)
+
+
+def recurrent(path: Path) -> Path:
+    """Mamba's architecture: a state instead of a cache of keys and values."""
+    inner = 2 * WIDTH
+    facts = _state_space(inner, _STATE, _RANK) | {
+        "feed_forward_length": Typed(U32, 0),
+        "attention.head_count": Typed(U32, 0),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(LAYERS):
+        block = f"blk.{layer}"
+        shapes |= {
+            f"{block}.attn_norm.weight": (WIDTH,),
+            f"{block}.ssm_in.weight": (WIDTH, 2 * inner),
+            f"{block}.ssm_conv1d.weight": (_CONVOLUTION, inner),
+            f"{block}.ssm_conv1d.bias": (inner,),
+            f"{block}.ssm_x.weight": (inner, _RANK + 2 * _STATE),
+            f"{block}.ssm_dt.weight": (_RANK, inner),
+            f"{block}.ssm_dt.bias": (inner,),
+            f"{block}.ssm_a": (_STATE, inner),
+            f"{block}.ssm_d": (inner,),
+            f"{block}.ssm_out.weight": (inner, WIDTH),
+        }
+    return _write(path, "mamba", facts, shapes)
+
+
+def hybrid(path: Path) -> Path:
+    """Falcon-H1's architecture: each layer has a state and attention beside each other."""
+    inner, heads, state = WIDTH, 4, 16
+    facts = _state_space(inner, state, heads) | {
+        "ssm.group_count": Typed(U32, 1),
+        "attention.head_count": Typed(U32, _HEADS),
+        "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
+        "attention.key_length": Typed(U32, _HEAD),
+        "attention.value_length": Typed(U32, _HEAD),
+        "feed_forward_length": Typed(U32, HIDDEN),
+        "rope.freq_base": Typed(F32, 10000.0),
+    }
+    convolved = inner + 2 * state
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(LAYERS):
+        block = f"blk.{layer}"
+        shapes |= _attention(block) | _feed_forward(block)
+        shapes |= {
+            f"{block}.ffn_norm": (WIDTH,),
+            f"{block}.ssm_in.weight": (WIDTH, inner + convolved + heads),
+            f"{block}.ssm_conv1d.weight": (_CONVOLUTION, convolved),
+            f"{block}.ssm_conv1d.bias": (convolved,),
+            f"{block}.ssm_dt.bias": (heads,),
+            f"{block}.ssm_a": (1, heads),
+            f"{block}.ssm_d": (1, heads),
+            f"{block}.ssm_norm.weight": (inner, 1),
+            f"{block}.ssm_out.weight": (inner, WIDTH),
+        }
+    return _write(path, "falcon-h1", facts, shapes)
+
+
+def _state_space(inner: int, state: int, rank: int) -> dict[str, Typed]:
+    return {
+        "ssm.conv_kernel": Typed(U32, _CONVOLUTION),
+        "ssm.inner_size": Typed(U32, inner),
+        "ssm.state_size": Typed(U32, state),
+        "ssm.time_step_rank": Typed(U32, rank),
+    }
+
+
+def _attention(block: str) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{block}.attn_norm.weight": (WIDTH,),
+        f"{block}.attn_q.weight": (WIDTH, _HEADS * _HEAD),
+        f"{block}.attn_k.weight": (WIDTH, _KEY_VALUE_HEADS * _HEAD),
+        f"{block}.attn_v.weight": (WIDTH, _KEY_VALUE_HEADS * _HEAD),
+        f"{block}.attn_output.weight": (_HEADS * _HEAD, WIDTH),
+    }
+
+
+def _feed_forward(block: str) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{block}.ffn_gate.weight": (WIDTH, HIDDEN),
+        f"{block}.ffn_up.weight": (WIDTH, HIDDEN),
+        f"{block}.ffn_down.weight": (HIDDEN, WIDTH),
+    }
+
+
+def _write(
+    path: Path, architecture: str, facts: Mapping[str, Typed], shapes: dict[str, tuple[int, ...]]
+) -> Path:
+    facts = {
+        "block_count": Typed(U32, LAYERS),
+        "context_length": Typed(U32, 4096),
+        "embedding_length": Typed(U32, WIDTH),
+        "attention.layer_norm_rms_epsilon": Typed(F32, 1e-6),
+        **facts,
+    }
+    metadata = {
+        "general.architecture": Typed(STRING, architecture),
+        **{f"{architecture}.{key}": value for key, value in facts.items()},
+        "tokenizer.ggml.model": Typed(STRING, "gpt2"),
+        "tokenizer.ggml.pre": Typed(STRING, "gpt-2"),
+        "tokenizer.ggml.tokens": Typed(STRING, [*CHARACTERS, "<|end|>", "!!"]),
+        "tokenizer.ggml.token_type": Typed(I32, [1] * END + [3, 1]),
+        "tokenizer.ggml.merges": Typed(STRING, ["! !"]),
+        "tokenizer.ggml.eos_token_id": Typed(U32, END),
+        "tokenizer.ggml.bos_token_id": Typed(U32, END),
+        "tokenizer.ggml.add_bos_token": Typed(BOOL, value=False),
+    }
+    shapes = {
+        "token_embd.weight": (WIDTH, _VOCABULARY),
+        "output.weight": (WIDTH, _VOCABULARY),
+        "output_norm.weight": (WIDTH,),
+        **shapes,
+    }
+    tensors = tuple(
+        TensorInfo(name, shape, data=_weights(name, shape)) for name, shape in shapes.items()
+    )
+    return Gguf(metadata, tensors).write(path)
+
+
+def _weights(name: str, shape: tuple[int, ...]) -> bytes:
+    """Numbers like a trained model's, the same each time."""
+    chance = random.Random(zlib.crc32(name.encode()))  # noqa: S311  (weights, not secrets)
+    count = 1
+    for length in shape:
+        count *= length
+    if name.endswith(("_q_norm.weight", "_k_norm.weight")):
+        values = [chance.uniform(1.5, 2.0) for _ in range(count)]  # attends to few tokens
+    elif "norm" in name:
+        values = [chance.uniform(0.8, 1.2) for _ in range(count)]
+    elif name.endswith("ssm_a"):
+        values = [-chance.uniform(0.02, 0.5) for _ in range(count)]  # how fast a state fades
+    elif "bias" in name or name.endswith("ssm_d"):
+        values = [chance.uniform(-0.1, 0.1) for _ in range(count)]
+    else:
+        spread = 1.0 if "embd" in name else 1.7 * shape[0] ** -0.5
+        values = [chance.gauss(0, spread) for _ in range(count)]
+    return array("f", values).tobytes()
