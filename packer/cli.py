@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from runtime_stub import __version__
 from runtime_stub.console import bytes_text, echo_json, printable, progress, run
 from runtime_stub.errors import InputError
 from runtime_stub.recipe import MODES, PACKING, SAMPLING, TOP
+
+if TYPE_CHECKING:
+    from packer.pack import PackedPart
 
 _PATH = click.Path(path_type=Path)
 
@@ -57,7 +60,7 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @satchel.command()
-@click.argument("model", type=_PATH, required=False)
+@click.argument("models", metavar="[MODEL]...", type=_PATH, nargs=-1)
 @click.option("-o", "--output", type=_PATH, help="The pack to write.")
 @click.option("--recipe", "recipe_file", type=_PATH, help="TOML file with any of these settings.")
 @click.option("--name", help=f"{TOP['name'].help.capitalize()}.  [default: the output's name]")
@@ -71,12 +74,20 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Map the model where it lies in the pack; compress it and extract it once; or put it "
     "into a second file beside the pack.",
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    metavar="[NAME=]FILE",
+    multiple=True,
+    help="LoRA adapter of the model, that requests may choose by NAME. May be repeated.",
+)
 @click.option("--platform", metavar="NAME", help="Platform of the stub.  [default: this one]")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Say what was made as JSON.")
 @_sampling_options
 def pack(
-    model: Path | None,
+    models: tuple[Path, ...],
+    adapters: tuple[str, ...],
     output: Path | None,
     recipe_file: Path | None,
     platform: str | None,
@@ -84,17 +95,20 @@ def pack(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Make one executable of the GGUF file MODEL.
+    """Make one executable of the GGUF file MODEL, or of several.
 
     The model is examined before anything is written: is it whole, does the runtime know its
     architecture, how much memory will it need. Of a split model (-00001-of-0000N.gguf) name
-    the first part. The same inputs give the same bytes.
+    the first part. Of several models, requests choose one by the name of its file; the first is
+    the default. The same inputs give the same bytes.
 
     \b
     Examples:
       satchel pack model.gguf -o assistant
       satchel pack model.gguf -o helper --system "You answer in rhymes." --temperature 1
       satchel pack model.gguf -o api --mode serve --context 16384
+      satchel pack chat.gguf code.gguf -o both
+      satchel pack model.gguf --adapter clinic=lora.gguf -o clinic
       satchel pack --recipe clinic.toml
     """
     from packer.pack import plan_pack, write_pack
@@ -105,55 +119,78 @@ def pack(
     values = read_recipe(recipe_file) if recipe_file is not None else {}
     if options["system"] is not None:
         options["system"] = text_or_file(options["system"], Path())
-    values = merged(values, _recipe_values(options))
-    packing = make_recipe(values, "assistant")
-    model, output = model or packing.model, output or packing.output
-    if model is None:
+    values = merged(values, _recipe_values(models, adapters, options))
+    packing = make_recipe(values, "the command line" if recipe_file is None else str(recipe_file))
+    output = output or packing.output
+    if not packing.models:
         raise InputError("no model was named", "satchel pack MODEL.gguf -o OUTPUT")
     if output is None:
-        raise InputError("no output was named", f"satchel pack {model} -o OUTPUT")
+        named = " ".join(map(str, models)) or f"--recipe {recipe_file}"
+        raise InputError("no output was named", f"satchel pack {named} -o OUTPUT")
     if "name" not in values:
         name = os.fsencode(re.sub(r"\.exe$", "", output.name)).decode(errors="replace")
         packing = dataclasses.replace(
             packing, recipe=dataclasses.replace(packing.recipe, name=name)
         )
-    plan = plan_pack(model, output, packing, find_stub(platform or this_platform()), force=force)
+    plan = plan_pack(output, packing, find_stub(platform or this_platform()), force=force)
     for note in plan.notes:
         click.echo(printable(f"note: {note}"), err=True)
     with progress("Packing", plan.work) as meter:
         made = write_pack(plan, meter, force=force)
     if as_json:
-        echo_json(
-            {
-                "pack": str(made.path),
-                "size": made.size,
-                "model_size": made.model_size,
-                "storage": made.storage,
-                "sidecar": made.sidecar or None,
-            }
-        )
+        parts = [
+            {**dataclasses.asdict(part), "sidecar": part.sidecar or None} for part in made.parts
+        ]
+        first = {key: parts[0][key] for key in ("storage", "sidecar")}
+        document = {"pack": str(made.path), "size": made.size, "model_size": made.model_size}
+        echo_json({**document, **first, "parts": parts})
         return
-    how = {
-        "mapped": "mapped where it lies",
-        "compressed": "compressed, extracted once at the first start",
-        "sidecar": f"in {made.sidecar} beside it: copy both together",
-    }[made.storage]
+    contents = ", ".join(
+        f"{part.name.replace('-', ' ')} {bytes_text(part.size)}, {_how(part)}"
+        for part in made.parts
+    )
     click.echo(
         printable(
-            f"{made.path}: {bytes_text(made.size)} "
-            f"(model {bytes_text(made.model_size)}, {how}) "
+            f"{made.path}: {bytes_text(made.size)} ({contents}) "
             f"in {time.monotonic() - started:.1f} s"
         )
     )
 
 
-def _recipe_values(options: dict[str, Any]) -> dict[str, Any]:
+def _how(part: PackedPart) -> str:
+    return {
+        "mapped": "mapped where it lies" if part.kind == "model" else "as it is",
+        "compressed": "compressed, extracted once at the first start",
+        "sidecar": f"in {part.sidecar} beside it: copy both together",
+    }[part.storage]
+
+
+def _recipe_values(
+    models: tuple[Path, ...], adapters: tuple[str, ...], options: dict[str, Any]
+) -> dict[str, Any]:
     """What the command line decided, in the shape of a recipe."""
     said = {key: value for key, value in options.items() if value is not None}
+    if len(models) == 1:
+        said["model"] = str(models[0])
+    elif models:
+        said["models"] = [{"file": str(path)} for path in models]
+    if adapters:
+        said["adapters"] = [
+            {"file": file} if not named else {"name": name, "file": file}
+            for name, named, file in (_split_name(text) for text in adapters)
+        ]
     sampling = {key: said.pop(key) for key in SAMPLING if key in said}
     if sampling:
         said["sampling"] = sampling
     return said
+
+
+def _split_name(text: str) -> tuple[str, str, str]:
+    """NAME, "=" and FILE of "[NAME=]FILE"; a file may have "=" in its name."""
+    name, separator, file = text.partition("=")
+    if not separator or os.sep in name:
+        return "", "", text
+    return name, separator, file
 
 
 @satchel.command()

@@ -57,7 +57,7 @@ _KIND_OF: dict[str, str] = {
 _NO_CACHE = {"embedding", "diffusion", "audio"}
 
 _NOT_MODELS: dict[str, tuple[str, str]] = {
-    "adapter": ("a LoRA adapter", "Merge it into its model, and pack the result"),
+    "adapter": ("a LoRA adapter", "Name its model, and the adapter with --adapter"),
     "mmproj": ("the image or audio half of a model", "Name the language model it belongs to"),
     "clip": ("the image or audio half of a model", "Name the language model it belongs to"),
     "imatrix": ("an importance matrix for quantizing", "Name the model itself"),
@@ -131,7 +131,7 @@ class Examination:
     """Licence, authors, sources and base models: the key without "general.", and its text."""
     weights: int
     """Bytes of all tensors."""
-    storage_gain_kinds: float
+    floating: float
     """Fraction of these that are F16, BF16 or F32, which compression gains on: 0 to 1."""
     cache: CacheNeed
     notes: tuple[str, ...]
@@ -252,9 +252,9 @@ def _examination(
         has_chat_template=isinstance(template, str | TextSummary) or bool(templates),
         chat_template=template if isinstance(template, str) else "",
         chat_templates=templates,
-        licence=_licence(facts),
+        licence=licence_of(facts),
         weights=weights,
-        storage_gain_kinds=floating / weights if weights else 0.0,
+        floating=floating / weights if weights else 0.0,
         cache=cache_need(facts) if kind not in _NO_CACHE else CacheNeed(),
         notes=tuple(_notes(facts, kind, context)),
     )
@@ -302,7 +302,8 @@ def _named_templates(facts: Facts) -> dict[str, str]:
     }
 
 
-def _licence(facts: Facts) -> dict[str, str]:
+def licence_of(facts: Facts) -> dict[str, str]:
+    """Licence, authors, sources and base models, by their keys without "general."."""
     keys = list(_LICENCE_KEYS)
     count = facts.header.metadata.get("general.base_model.count")
     for number in range(min(count, 16) if isinstance(count, int) else 0):

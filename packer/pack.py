@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from packer.adapter import AdapterExamination, examine_adapter
 from packer.compress import compressed_share
 from packer.copying import Piece
 from packer.examine import Examination, examine
 from packer.merge import Literal, MergePlan
 from packer.output import check_destination, require_other, require_space
-from packer.recipe import PackingRecipe
+from packer.recipe import ModelFiles, PackingRecipe
 from packer.stub import Stub, open_bundle
 from packer.template_check import check_template
 from packer.tensor_types import parse_tensor_types
 from packer.writer import ZSTD_LEVEL, BundleWriter
 from runtime_stub.bundle import sidecar_name
 from runtime_stub.errors import DamagedError, InputError, OutputError
-from runtime_stub.recipe import Recipe
+from runtime_stub.manifest import Entry
+from runtime_stub.recipe import ModelRecipe, Recipe
 from runtime_stub.verify import check_entry
 
 WORTH_EXTRACTING = 0.85
@@ -33,22 +35,50 @@ MEMORY_CONTEXT = 8192
 
 
 @dataclass(frozen=True)
+class Part:
+    """A model or adapter that becomes an entry of the pack."""
+
+    name: str
+    """Of the entry."""
+    kind: str
+    """"model" or "adapter"."""
+    source: Examination | AdapterExamination
+    storage: str
+    """One of "mapped", "compressed" or "sidecar"."""
+    metadata: dict[str, Any]
+    """Facts for the manifest."""
+    model: str = ""
+    """Name of the entry that an adapter belongs to."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that is decided before the first byte is written."""
 
-    model: Examination
+    parts: tuple[Part, ...]
+    """At least one model; each before its adapters."""
     stub: Stub
     recipe: Recipe
     destination: Path
-    storage: str
-    """One of "mapped", "compressed" or "sidecar"."""
     notes: tuple[str, ...]
     """Things the maker should know, in plain sentences."""
 
     @property
     def work(self) -> int:
         """Bytes to go through, for progress: every byte is copied and hashed."""
-        return 2 * self.model.size
+        return 2 * sum(part.source.size for part in self.parts)
+
+
+@dataclass(frozen=True)
+class PackedPart:
+    """A model or adapter in a pack that was made."""
+
+    name: str
+    kind: str
+    size: int
+    storage: str
+    sidecar: str
+    """Name of the file beside the pack that it is; empty when it is inside."""
 
 
 @dataclass(frozen=True)
@@ -57,45 +87,100 @@ class Packed:
 
     path: Path
     size: int
-    model_size: int
-    storage: str
-    sidecar: str
-    """File name of the model beside it; empty when it is inside."""
+    parts: tuple[PackedPart, ...]
+
+    @property
+    def model_size(self) -> int:
+        """Bytes of all models and adapters."""
+        return sum(part.size for part in self.parts)
 
 
-def plan_pack(
-    model: Path, destination: Path, packing: PackingRecipe, stub: Stub, *, force: bool
-) -> Plan:
-    """Examine the model and decide everything; writes nothing.
+def plan_pack(destination: Path, packing: PackingRecipe, stub: Stub, *, force: bool) -> Plan:
+    """Examine the models and decide everything; writes nothing.
 
     Raises InputError, FormatError, UnsupportedError, OutputError or PromptError.
     """
-    recipe = packing.recipe
-    examination = examine(
-        model,
-        architectures=stub.architectures,
-        tensor_types=parse_tensor_types(stub.facts.get("tensor_types", {})),
-        context=recipe.context,
-        llama_cpp=stub.llama_commit,
-    )
-    for source in examination.paths:
-        require_other(destination, source, "the model itself")
+    planner = _Planner(stub, destination)
+    models = [
+        planner.add_model(files, recipe)
+        for files, recipe in zip(packing.models, packing.recipe.each_model(), strict=True)
+    ]
     require_other(destination, stub.path, "the stub itself")
     check_destination(destination, force=force)
-    notes = list(examination.notes)
-    template = recipe.template or examination.chat_template
-    if template:
-        notes += check_template(template, recipe.system)
-    with opened(examination.plan) as pieces:
-        storage = _storage(packing.storage, examination, pieces)
-    total = stub.size + examination.size
-    if stub.platform.startswith("windows") and storage != "sidecar" and total > WINDOWS_LIMIT:
+    inside = [part.source.size for part in planner.parts if part.storage != "sidecar"]
+    total = stub.size + sum(inside)
+    if stub.platform.startswith("windows") and inside and total > WINDOWS_LIMIT:
         raise OutputError(
             f"the pack would be {total / 1e9:.1f} GB, "
             "and Windows starts no program of 4 GiB or more",
             "Use --storage sidecar, which puts the model into a second file beside it",
         )
-    return Plan(examination, stub, recipe, destination, storage, tuple(notes))
+    recipe = packing.recipe
+    if recipe.models:
+        written = zip(recipe.models, models, strict=True)
+        recipe = replace(
+            recipe,
+            models=tuple(replace(m, entry=e.entry, adapters=e.adapters) for m, e in written),
+        )
+    else:
+        recipe = replace(recipe, adapters=models[0].adapters)
+    return Plan(tuple(planner.parts), stub, recipe, destination, tuple(planner.notes))
+
+
+class _Planner:
+    """Gathers the parts of a pack. What several models share becomes one part."""
+
+    def __init__(self, stub: Stub, destination: Path) -> None:
+        self.parts: list[Part] = []
+        self.notes: list[str] = []
+        self._stub = stub
+        self._destination = destination
+        self._tensor_types = parse_tensor_types(stub.facts.get("tensor_types", {}))
+        self._known: dict[tuple[Path, str, str], Part] = {}
+
+    def add_model(self, files: ModelFiles, recipe: ModelRecipe) -> ModelRecipe:
+        """Examine a model and its adapters; returns its recipe with the entries' names."""
+        model = examine(
+            files.path,
+            architectures=self._stub.architectures,
+            tensor_types=self._tensor_types,
+            context=recipe.context,
+            llama_cpp=self._stub.llama_commit,
+        )
+        self.notes += [note for note in model.notes if note not in self.notes]
+        template = recipe.template or model.chat_template
+        if template:
+            self.notes += check_template(template, recipe.system)
+        metadata = model_metadata(model, recipe.context)
+        part = self._add("model", model, files.path, files.storage, metadata)
+        adapters = []
+        for path, adapter in zip(files.adapters, recipe.adapters, strict=True):
+            found = examine_adapter(path, model, tensor_types=self._tensor_types)
+            metadata = {"name": found.name, "rank": found.rank, "licence": dict(found.licence)}
+            entry = self._add("adapter", found, path, "auto", metadata, model=part.name)
+            adapters.append(replace(adapter, entry=entry.name))
+        return replace(recipe, entry=part.name, adapters=tuple(adapters))
+
+    def _add(
+        self,
+        kind: str,
+        source: Examination | AdapterExamination,
+        path: Path,
+        storage: str,
+        metadata: dict[str, Any],
+        model: str = "",
+    ) -> Part:
+        for file in source.plan.parts:
+            require_other(self._destination, file, f"the {kind} itself")
+        key = (path.resolve(), storage, model)
+        if key not in self._known:
+            with opened(source.plan) as pieces:
+                storage = _storage(storage, source.floating, pieces)
+            number = sum(part.kind == kind for part in self.parts) + 1
+            name = kind if number == 1 else f"{kind}-{number}"
+            self._known[key] = Part(name, kind, source, storage, metadata, model)
+            self.parts.append(self._known[key])
+        return self._known[key]
 
 
 def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> Packed:
@@ -104,8 +189,9 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
     Memory stays bounded whatever the model's size. Raises OutputError, SpaceError or
     InputError; nothing is left behind then.
     """
-    if plan.storage != "compressed":
-        require_space(plan.destination, plan.model.size + plan.stub.size + (1 << 20))
+    whole = [part.source.size for part in plan.parts if part.storage != "compressed"]
+    if whole:
+        require_space(plan.destination, sum(whole) + plan.stub.size + (1 << 20))
     bundle = open_bundle(plan.stub.path)
     try:
         with BundleWriter(plan.destination, force=force) as writer:
@@ -123,14 +209,10 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
                     size=entry.size,
                     sha256=entry.sha256,
                 )
-            add = {
-                "mapped": writer.add_raw,
-                "compressed": writer.add_compressed,
-                "sidecar": writer.add_sidecar,
-            }[plan.storage]
-            with opened(plan.model.plan) as pieces:
-                model = add("model", "model", pieces, progress, metadata=model_metadata(plan))
-            # Only now, when it is known that the model stayed as it was, is there a pack.
+            entries: dict[str, Entry] = {}
+            for part in plan.parts:
+                entries[part.name] = _write_part(writer, part, entries, progress)
+            # Only now, when it is known that the models stayed as they were, is there a pack.
             writer.finish(
                 stub={k: v for k, v in plan.stub.facts.items() if k != "contents"},
                 name=plan.recipe.name,
@@ -142,16 +224,33 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
     return Packed(
         path=plan.destination,
         size=plan.destination.stat().st_size,
-        model_size=plan.model.size,
-        storage=plan.storage,
-        sidecar="" if model.file is None else sidecar_name(model.file),
+        parts=tuple(_packed(part, entries[part.name]) for part in plan.parts),
     )
 
 
-def model_metadata(plan: Plan) -> dict[str, Any]:
-    """Facts about the model for the manifest."""
-    model = plan.model
-    context = plan.recipe.context or min(MEMORY_CONTEXT, model.context_length or MEMORY_CONTEXT)
+def _write_part(
+    writer: BundleWriter, part: Part, entries: dict[str, Entry], progress: Callable[[int], None]
+) -> Entry:
+    add = {
+        "mapped": writer.add_raw,
+        "compressed": writer.add_compressed,
+        "sidecar": writer.add_sidecar,
+    }[part.storage]
+    requires = (entries[part.model].sha256,) if part.model else ()
+    with opened(part.source.plan) as pieces:
+        return add(
+            part.name, part.kind, pieces, progress, metadata=part.metadata, requires=requires
+        )
+
+
+def _packed(part: Part, entry: Entry) -> PackedPart:
+    sidecar = "" if entry.file is None else sidecar_name(entry.file)
+    return PackedPart(part.name, part.kind, part.source.size, part.storage, sidecar)
+
+
+def model_metadata(model: Examination, context: int | None) -> dict[str, Any]:
+    """Facts about the model for the manifest; `context` is what the recipe asks for."""
+    context = context or min(MEMORY_CONTEXT, model.context_length or MEMORY_CONTEXT)
     return {
         "architecture": model.architecture,
         "name": model.name,
@@ -207,10 +306,10 @@ def _state(descriptor: int) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _storage(wanted: str, model: Examination, pieces: list[Piece]) -> str:
+def _storage(wanted: str, floating: float, pieces: list[Piece]) -> str:
     """As wanted; "auto" maps quantized weights, which gain next to nothing, and samples others."""
     if wanted != "auto":
         return wanted
-    if model.storage_gain_kinds < 0.5 or compressed_share(pieces, ZSTD_LEVEL) > WORTH_EXTRACTING:
+    if floating < 0.5 or compressed_share(pieces, ZSTD_LEVEL) > WORTH_EXTRACTING:
         return "mapped"
     return "compressed"

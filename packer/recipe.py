@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime_stub.errors import InputError, RecipeError
-from runtime_stub.recipe import PACKING, TABLES, TOP, Recipe, check
+from runtime_stub.recipe import TABLES, WRITTEN, Recipe
+from runtime_stub.recipe import make_recipe as travelling
+from runtime_stub.settings import check
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,14 +27,24 @@ MAX_ICON = 32 << 10
 
 
 @dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model, and how to store it."""
+
+    path: Path
+    storage: str = "auto"
+    """One of "auto", "mapped", "compressed" or "sidecar"."""
+    adapters: tuple[Path, ...] = ()
+    """In the order of the model's adapters in the recipe."""
+
+
+@dataclass(frozen=True)
 class PackingRecipe:
-    """All that decides how a pack is made. None means: not decided."""
+    """All that decides how a pack is made."""
 
     recipe: Recipe
-    model: Path | None
+    models: tuple[ModelFiles, ...]
+    """In the order of `recipe.each_model`; empty when no model was named."""
     output: Path | None
-    storage: str
-    """One of "auto", "mapped", "compressed" or "sidecar"."""
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -49,35 +62,75 @@ def read_recipe(path: Path) -> dict[str, Any]:
     face = document.get("face")
     if isinstance(face, dict) and isinstance(face.get("icon"), str):
         face["icon"] = icon_or_file(face["icon"], path.parent)
-    values = check(document, {**TOP, **PACKING}, str(path))
-    for key in ("model", "output"):
-        if key in values:
-            values[key] = str(path.parent / values[key])
-    for key in ("system", "template"):
-        if key in values:
-            values[key] = text_or_file(values[key], path.parent)
+    return _resolved(check(document, WRITTEN, str(path)), path.parent)
+
+
+def _resolved(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`values` with paths and texts in files taken from `folder`, in lists of tables as well."""
+    for key, value in values.items():
+        if key in ("model", "file", "output"):
+            values[key] = str(folder / value)
+        elif key in ("system", "template"):
+            values[key] = text_or_file(value, folder)
+        elif key in WRITTEN.lists:
+            values[key] = [_resolved(item, folder) for item in value]
     return values
 
 
-def make_recipe(values: Mapping[str, Any], name: str) -> PackingRecipe:
-    """Put checked values together; `name` is used where none is given."""
-    recipe = {key: value for key, value in values.items() if key in TOP or key in TABLES}
+def make_recipe(values: Mapping[str, Any], where: str) -> PackingRecipe:
+    """Put checked values together: what travels in the pack, and the files it is made of.
+
+    A model or adapter in a list is named after its file where it has no name. Raises
+    RecipeError.
+    """
+    if "model" in values and values.get("models"):
+        raise RecipeError(f"{where}: there is both a model and [[models]]", "Keep one of the two")
+    models = [
+        {**_named(item), "adapters": [_named(adapter) for adapter in item.get("adapters", ())]}
+        for item in values.get("models", ())
+    ]
+    adapters = [_named(adapter) for adapter in values.get("adapters", ())]
+    for item in (*models, *adapters, *(a for model in models for a in model["adapters"])):
+        if "file" not in item:
+            name = item.get("name", "one of the models or adapters")
+            raise RecipeError(f"{where}: {name} has no file", 'Add file = "NAME.gguf"')
+    recipe = travelling({**values, "models": models, "adapters": adapters}, where)
+    if "model" in values:
+        models = [{"file": values["model"], "adapters": adapters}]
     return PackingRecipe(
-        recipe=Recipe(**{"name": name, **recipe}),
-        model=Path(values["model"]) if "model" in values else None,
+        recipe=recipe,
+        models=tuple(
+            ModelFiles(
+                Path(model["file"]),
+                model.get("storage", values.get("storage", "auto")),
+                tuple(Path(adapter["file"]) for adapter in model["adapters"]),
+            )
+            for model in models
+        ),
         output=Path(values["output"]) if "output" in values else None,
-        storage=values.get("storage", "auto"),
     )
+
+
+def _named(item: Mapping[str, Any]) -> dict[str, Any]:
+    """`item` with a name: its own, or what its file is called."""
+    if "name" in item or "file" not in item:
+        return dict(item)
+    stem = re.sub(r"[\s:@/\\]+", "-", Path(item["file"]).stem)[:100]
+    return {**item, "name": stem}
 
 
 def merged(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """`recipe` with what was said on the command line on top, table by table."""
+    if "models" in options:
+        recipe = {key: value for key, value in recipe.items() if key != "model"}
+    if "model" in options:
+        recipe = {key: value for key, value in recipe.items() if key != "models"}
     result = {**recipe, **{key: value for key, value in options.items() if key not in TABLES}}
     for table in TABLES:
         both = {**recipe.get(table, {}), **options.get(table, {})}
         if both:
             result[table] = both
-    return check(result, {**TOP, **PACKING}, "the command line")
+    return check(result, WRITTEN, "the command line")
 
 
 def text_or_file(text: str, folder: Path) -> str:

@@ -36,6 +36,7 @@ KINDS: dict[str, str] = {
     "launcher": "native program at offset 0",
     "runtime": "zstd stream of the frozen runtime's archive",
     "model": "GGUF model",
+    "adapter": "LoRA adapter as GGUF; `requires` names its model",
     "table": "chunk table of another entry",
 }
 """Entry kinds written so far, with their meaning. Readers ignore kinds they do not know."""

@@ -3,31 +3,14 @@ line and the manifest."""
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runtime_stub.errors import RecipeError
+from runtime_stub.settings import Group, Setting, check
 
 MODES = ("chat", "serve")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One key of a recipe: its type, bounds, and what it means."""
-
-    kind: type
-    help: str
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    pattern: str = ""
-    """What a text must match as a whole, or each text of a list."""
-    form: str = ""
-    """That pattern in words, after "must be"."""
 
 
 SAMPLING: dict[str, Setting] = {
@@ -77,6 +60,26 @@ TOP: dict[str, Setting] = {
     "max_tokens": Setting(int, "longest answer in tokens", 1, 2**31 - 1),
 }
 
+_NAME = r"[^\s:@/\\]{1,100}"
+_NAME_FORM = "a name without spaces and : @ / \\"
+
+MODEL: dict[str, Setting] = {
+    "name": Setting(str, "what requests call it", pattern=_NAME, form=_NAME_FORM),
+    **{key: TOP[key] for key in ("system", "template", "context", "max_tokens")},
+}
+"""One of several models. What it leaves open is as the recipe says for all."""
+
+ADAPTER: dict[str, Setting] = {
+    "name": Setting(str, "what requests call it", pattern=_NAME, form=_NAME_FORM),
+    "scale": Setting(float, "how strongly it changes the model; 1 as it was trained", -100, 100),
+    "apply": Setting(
+        str, "only when a request asks for it, or unless one says no", choices=("asked", "always")
+    ),
+}
+"""A LoRA adapter of a model."""
+
+_ENTRY = {"entry": Setting(str, "the bundle's entry that it is")}
+
 PACKING: dict[str, Setting] = {
     "model": Setting(str, "the GGUF file, relative to the recipe"),
     "storage": Setting(
@@ -86,7 +89,57 @@ PACKING: dict[str, Setting] = {
 }
 """Keys that only matter while packing; they do not travel in the pack."""
 
+FILE: dict[str, Setting] = {"file": Setting(str, "the GGUF file, relative to the recipe")}
+"""Key of every model and adapter in a list, that only matters while packing."""
+
 TABLES: dict[str, dict[str, Setting]] = {"sampling": SAMPLING, "server": SERVER, "face": FACE}
+
+
+def _group(
+    top: Mapping[str, Setting], model: Mapping[str, Setting], adapter: Mapping[str, Setting]
+) -> Group:
+    adapters = Group({**adapter, **ADAPTER})
+    models = Group({**model, **MODEL}, {"sampling": SAMPLING}, {"adapters": adapters})
+    return Group({**top, **TOP}, TABLES, {"models": models, "adapters": adapters})
+
+
+TRAVELLING = _group({}, _ENTRY, _ENTRY)
+"""A recipe as it travels in the pack."""
+WRITTEN = _group(PACKING, {**FILE, "storage": PACKING["storage"]}, FILE)
+"""A recipe as people write it."""
+
+
+_MODEL_KEYS = (*MODEL, *_ENTRY)
+_ADAPTER_KEYS = (*ADAPTER, *_ENTRY)
+RESERVED_NAMES = ("default", "latest", "base")
+"""Words that requests use for something else than a model or adapter of that name."""
+
+
+@dataclass(frozen=True)
+class AdapterRecipe:
+    """A LoRA adapter that a request may choose."""
+
+    name: str
+    scale: float = 1.0
+    apply: str = "asked"
+    """"asked", or "always" for one that works unless a request chooses otherwise."""
+    entry: str = "adapter"
+    """The bundle's entry."""
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """One model of a pack, and what holds for it. None means: not decided here."""
+
+    name: str
+    system: str | None = None
+    template: str | None = None
+    context: int | None = None
+    max_tokens: int | None = None
+    sampling: Mapping[str, float | int] = field(default_factory=dict)
+    adapters: tuple[AdapterRecipe, ...] = ()
+    entry: str = "model"
+    """The bundle's entry."""
 
 
 @dataclass(frozen=True)
@@ -103,104 +156,104 @@ class Recipe:
     server: Mapping[str, str | int] = field(default_factory=dict)
     face: Mapping[str, Any] = field(default_factory=dict)
     """Texts by the keys of FACE; "starters" is a list of them."""
+    adapters: tuple[AdapterRecipe, ...] = ()
+    """Of the only model."""
+    models: tuple[ModelRecipe, ...] = ()
+    """Where there are several."""
 
     def document(self) -> dict[str, Any]:
         """The recipe as plain data for the manifest, without what is not decided."""
-        values = {key: getattr(self, key) for key in (*TOP, *TABLES)}
-        return {
-            key: dict(value) if isinstance(value, Mapping) else value
-            for key, value in values.items()
-            if value not in (None, {})
-        }
+        values = _document(self, (*TOP, *TABLES))
+        if self.adapters:
+            values["adapters"] = [_document(item, _ADAPTER_KEYS) for item in self.adapters]
+        if self.models:
+            values["models"] = [_model_document(model) for model in self.models]
+        return values
+
+    def each_model(self) -> tuple[ModelRecipe, ...]:
+        """What holds for each model, with what it leaves open as the recipe says for all."""
+        common = ModelRecipe(
+            self.name,
+            system=self.system,
+            template=self.template,
+            context=self.context,
+            max_tokens=self.max_tokens,
+            sampling=self.sampling,
+            adapters=self.adapters,
+        )
+        if not self.models:
+            return (common,)
+        return tuple(
+            replace(
+                model,
+                system=common.system if model.system is None else model.system,
+                template=common.template if model.template is None else model.template,
+                context=model.context or common.context,
+                max_tokens=model.max_tokens or common.max_tokens,
+                sampling={**common.sampling, **model.sampling},
+            )
+            for model in self.models
+        )
 
 
 def recipe_from(document: Mapping[str, Any], where: str) -> Recipe:
     """Check plain data from `where` and make a recipe of it. Raises RecipeError."""
-    checked = check(document, {**TOP}, where)
-    return Recipe(**{"name": "assistant", **checked})
+    return make_recipe(check(document, TRAVELLING, where), where)
 
 
-def check(
-    document: Mapping[str, Any], settings: Mapping[str, Setting], where: str
-) -> dict[str, Any]:
-    """The values of `document`, each of the right type and within bounds.
-
-    Raises RecipeError that names the key, and for an unknown one the nearest that exists.
-    """
-    known = {**settings, **TABLES}
-    checked: dict[str, Any] = {}
-    for key, value in document.items():
-        if key not in known:
-            raise _unknown(key, list(known), where)
-        if key in TABLES:
-            if not isinstance(value, Mapping):
-                raise RecipeError(f"{where}: [{key}] must be a table")
-            table = TABLES[key]
-            for name in value:
-                if name not in table:
-                    raise _unknown(name, list(table), f"{where}, [{key}]")
-            checked[key] = {
-                name: check_value(f"{key}.{name}", item, table[name], where)
-                for name, item in value.items()
-            }
-        else:
-            checked[key] = check_value(key, value, settings[key], where)
-    return checked
-
-
-def check_value(key: str, value: Any, setting: Setting, where: str) -> Any:
-    """`value` if it fits `setting`; raises RecipeError with both if it does not."""
-    if setting.kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            value = math.inf
-    if not isinstance(value, setting.kind) or isinstance(value, bool):
-        raise RecipeError(f"{where}: {key} must be {_TYPE_NAMES[setting.kind]}, not {value!r}")
-    for text in (value,) if isinstance(value, str) else value if isinstance(value, list) else ():
-        _check_text(key, text, setting, where)
-    if isinstance(value, list) and len(value) > (setting.maximum or math.inf):
-        raise RecipeError(f"{where}: {key} holds {len(value)} texts, more than {setting.maximum}")
-    if setting.choices and value not in setting.choices:
+def make_recipe(values: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe of checked values; keys that do not travel are left out. Raises RecipeError for
+    names that are missing or taken."""
+    recipe = {key: value for key, value in values.items() if key in TOP or key in TABLES}
+    models = values.get("models", ())
+    adapters = values.get("adapters", ())
+    if models and adapters:
         raise RecipeError(
-            f"{where}: {key} must be one of {', '.join(setting.choices)}, not {value!r}"
+            f"{where}: adapters belong to one of the models", "Write [[models.adapters]] below it"
         )
-    low = -math.inf if setting.minimum is None else setting.minimum
-    high = math.inf if setting.maximum is None else setting.maximum
-    # Written so that NaN fails, too.
-    if isinstance(value, (int, float)) and not low <= value <= high:
-        raise RecipeError(
-            f"{where}: {key} must be from {setting.minimum} to {setting.maximum}, not {value}"
-        )
-    return value
+    return Recipe(
+        **{"name": "assistant", **recipe},
+        adapters=_adapters(adapters, where),
+        models=tuple(
+            ModelRecipe(
+                **{key: item[key] for key in (*_MODEL_KEYS, "sampling") if key in item},
+                adapters=_adapters(item.get("adapters", ()), where),
+            )
+            for item in _named(models, "models", where)
+        ),
+    )
 
 
-def _check_text(key: str, text: Any, setting: Setting, where: str) -> None:
-    if not isinstance(text, str):
-        raise RecipeError(f"{where}: {key} must be {_TYPE_NAMES[setting.kind]}, not [{text!r}]")
-    if not _is_clean(text):
-        raise RecipeError(f"{where}: {key} holds characters that are no text: {text[:40]!r}")
-    if setting.pattern and not re.fullmatch(setting.pattern, text):
-        raise RecipeError(f"{where}: {key} must be {setting.form}, not {text[:40]!r}")
+def _adapters(items: Sequence[Mapping[str, Any]], where: str) -> tuple[AdapterRecipe, ...]:
+    return tuple(
+        AdapterRecipe(**{key: item[key] for key in _ADAPTER_KEYS if key in item})
+        for item in _named(items, "adapters", where)
+    )
 
 
-def _is_clean(text: str) -> bool:
-    """No zero character, which ends texts in C, and no half of a surrogate pair."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+def _named(
+    items: Sequence[Mapping[str, Any]], kind: str, where: str
+) -> Sequence[Mapping[str, Any]]:
+    names = [item.get("name") for item in items]
+    for number, name in enumerate(names):
+        if name is None:
+            raise RecipeError(f"{where}, [[{kind}]] {number + 1}: it has no name")
+        if name in names[:number] or name in RESERVED_NAMES:
+            raise RecipeError(f"{where}, [[{kind}]] {number + 1}: the name {name!r} is taken")
+    return items
 
 
-_TYPE_NAMES: dict[type, str] = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    list: "a list of texts",
-}
+def _document(item: Any, keys: Sequence[str]) -> dict[str, Any]:
+    values = {key: getattr(item, key) for key in keys}
+    return {
+        key: dict(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value not in (None, {})
+    }
 
 
-def _unknown(key: str, known: list[str], where: str) -> RecipeError:
-    tables = [name for name, table in TABLES.items() if name in known and key in table]
-    if tables:
-        return RecipeError(f"{where}: unknown key {key!r}", f"It belongs under [{tables[0]}]")
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Valid keys: {', '.join(sorted(known))}"
-    return RecipeError(f"{where}: unknown key {key!r}", hint)
+def _model_document(model: ModelRecipe) -> dict[str, Any]:
+    values = _document(model, (*_MODEL_KEYS, "sampling"))
+    if model.adapters:
+        values["adapters"] = [_document(item, _ADAPTER_KEYS) for item in model.adapters]
+    return values

@@ -14,7 +14,8 @@ import click
 from runtime_stub.bundle import Bundle
 from runtime_stub.console import progress
 from runtime_stub.environment import Launch
-from runtime_stub.recipe import SAMPLING, Recipe, check_value
+from runtime_stub.recipe import SAMPLING, Recipe
+from runtime_stub.settings import check_value
 
 if TYPE_CHECKING:
     from runtime_stub.engine.messages import EngineSettings, ModelSource, Request, Sampling

@@ -16,7 +16,7 @@ import gguf_files as g
 import zstandard
 
 from packer.pack import Packed, plan_pack, write_pack
-from packer.recipe import PackingRecipe
+from packer.recipe import ModelFiles, PackingRecipe
 from packer.stub import Stub, open_bundle, this_platform
 from packer.tensor_types import TENSOR_TYPES
 from packer.writer import BundleWriter
@@ -83,15 +83,31 @@ def model(path: Path, *, rows: int = 96, kind: int = g.TYPE_Q4_1) -> Path:
     return g.model(without=NO_TEMPLATE, tensors=tensors).write(path)
 
 
+def adapter(path: Path, *, rows: int = 96, rank: int = 4) -> Path:
+    """A LoRA adapter for `model` with as many rows."""
+    metadata = {
+        "general.architecture": g.Typed(g.STRING, "llama"),
+        "general.type": g.Typed(g.STRING, "adapter"),
+        "general.name": g.Typed(g.STRING, "Tiny adapter"),
+        "adapter.type": g.Typed(g.STRING, "lora"),
+        "adapter.lora.alpha": g.Typed(g.F32, 8.0),
+    }
+    tensors = (
+        g.TensorInfo("token_embd.weight.lora_a", (rank, rows)),
+        g.TensorInfo("token_embd.weight.lora_b", (rank, 64)),
+    )
+    return g.Gguf(metadata, tensors).write(path)
+
+
 def noise(size: int) -> bytes:
     """Bytes that do not compress, the same each time."""
     count = -(-size // 32)
     return b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(count))[:size]
 
 
-def packing(storage: str = "mapped", **recipe: Any) -> PackingRecipe:
-    """How to pack: only the storage matters to most tests."""
-    return PackingRecipe(Recipe(**{"name": "tiny", **recipe}), None, None, storage)
+def packing(source: Path, storage: str = "mapped", **recipe: Any) -> PackingRecipe:
+    """How to pack one model: only the storage matters to most tests."""
+    return PackingRecipe(Recipe(**{"name": "tiny", **recipe}), (ModelFiles(source, storage),), None)
 
 
 def pack(
@@ -105,7 +121,7 @@ def pack(
     **recipe: Any,
 ) -> Packed:
     """Plan and write a pack."""
-    plan = plan_pack(source, destination, packing(storage, **recipe), stub, force=force)
+    plan = plan_pack(destination, packing(source, storage, **recipe), stub, force=force)
     return write_pack(plan, progress, force=force)
 
 

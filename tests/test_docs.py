@@ -10,7 +10,8 @@ import pytest
 
 from runtime_stub import archive, bundle, manifest
 from runtime_stub.errors import EXIT_CODES
-from runtime_stub.recipe import PACKING, TABLES, TOP, Setting
+from runtime_stub.recipe import ADAPTER, FILE, MODEL, PACKING, TABLES, TOP
+from runtime_stub.settings import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 TYPES = {"I": "u32", "Q": "u64"}
@@ -77,7 +78,9 @@ def test_exit_codes() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("table", [PACKING, TOP, *TABLES.values()])
+@pytest.mark.parametrize(
+    "table", [PACKING, TOP, *TABLES.values(), {**FILE, **MODEL}, {**FILE, **ADAPTER}]
+)
 def test_settings(table: dict[str, Setting]) -> None:
     kinds = {str: "text", int: "whole number", float: "number", list: "list of texts"}
     expected = [

@@ -70,7 +70,7 @@ class TestFacts:
         found = look(path)
         floating = 64 * 96 * 2 + 5 * 4 + 7 * 4
         assert found.weights == floating + 2 * 2560
-        assert found.storage_gain_kinds == pytest.approx(floating / found.weights)
+        assert found.floating == pytest.approx(floating / found.weights)
 
     def test_names_come_from_the_given_table(self, path: Path) -> None:
         types = {0: TensorType("f32", 1, 4), 1: TensorType("new", 1, 2), 3: TensorType("q", 32, 20)}

@@ -34,7 +34,7 @@ STORAGES = ["mapped", "compressed", "sidecar"]
 
 
 def make_plan(model: Path, out: Path, stub: Stub, storage: str = "mapped", **recipe: Any) -> Plan:
-    return plan_pack(model, out, s.packing(storage, **recipe), stub, force=True)
+    return plan_pack(out, s.packing(model, storage, **recipe), stub, force=True)
 
 
 class TestSound:
@@ -43,7 +43,7 @@ class TestSound:
         made = s.pack(small_model, out / "tiny", small_stub, storage, system="Be kind.")
         assert made.path == out / "tiny"
         assert made.size == made.path.stat().st_size
-        assert (made.model_size, made.storage) == (small_model.stat().st_size, storage)
+        assert (made.model_size, made.parts[0].storage) == (small_model.stat().st_size, storage)
         with s.opened(made.path) as bundle:
             assert not [region for region in verify(bundle, s.nothing) if region.problem]
             assert bundle.read(bundle.entry("launcher")) == s.LAUNCHER
@@ -115,7 +115,7 @@ class TestSound:
 
 class TestStorage:
     def choose(self, path: Path, out: Path, stub: Stub) -> str:
-        return make_plan(path, out / "tiny", stub, "auto").storage
+        return make_plan(path, out / "tiny", stub, "auto").parts[0].storage
 
     def test_quantized(self, small_model: Path, out: Path, small_stub: Stub) -> None:
         assert self.choose(small_model, out, small_stub) == "mapped"
@@ -132,7 +132,7 @@ class TestStorage:
 
     @pytest.mark.parametrize("wanted", STORAGES)
     def test_as_wanted(self, small_model: Path, out: Path, small_stub: Stub, wanted: str) -> None:
-        assert make_plan(small_model, out / "tiny", small_stub, wanted).storage == wanted
+        assert make_plan(small_model, out / "tiny", small_stub, wanted).parts[0].storage == wanted
 
 
 class TestTemplates:
@@ -241,7 +241,7 @@ class TestRefused:
         monkeypatch.setattr("packer.pack.WINDOWS_LIMIT", 10_000)
         stub = read_stub(path)
         assert "--storage sidecar" in self.refuse(small_model, out, stub, OutputError)
-        assert make_plan(small_model, out / "new", stub, "sidecar").storage == "sidecar"
+        assert make_plan(small_model, out / "new", stub, "sidecar").parts[0].storage == "sidecar"
 
     @pytest.mark.parametrize("name", ["launcher", "runtime"])
     def test_damaged_stub(self, tmp_path: Path, small_model: Path, out: Path, name: str) -> None:

@@ -117,7 +117,41 @@ class TestPack:
             "model_size": small_model.stat().st_size,
             "storage": storage,
             "sidecar": next((path.name for path in out.glob("*.satchel")), None),
+            "parts": [
+                {
+                    "name": "model",
+                    "kind": "model",
+                    "size": small_model.stat().st_size,
+                    "storage": storage,
+                    "sidecar": next((path.name for path in out.glob("*.satchel")), None),
+                }
+            ],
         }
+
+    def test_several(self, cli: Cli, small_model: Path, tmp_path: Path, out: Path) -> None:
+        code = s.model(tmp_path / "code.gguf", rows=128)
+        said = cli("pack", small_model, code, "-o", out / "both")
+        assert said.code == 0
+        assert "model 2 " in said.out
+        with s.opened(out / "both") as bundle:
+            assert [entry.name for entry in bundle.of_kind("model")] == ["model", "model-2"]
+            assert bundle.manifest.recipe is not None
+            assert bundle.manifest.recipe["models"] == [
+                {"name": small_model.stem, "entry": "model"},
+                {"name": "code", "entry": "model-2"},
+            ]
+
+    def test_adapters(self, cli: Cli, small_model: Path, tmp_path: Path, out: Path) -> None:
+        adapter = s.adapter(tmp_path / "a=b.gguf")
+        options = ["--adapter", f"clinic={adapter}", "--adapter", adapter]
+        said = cli("pack", small_model, "-o", out / "clinic", *options)
+        assert said.code == 0, said.err
+        with s.opened(out / "clinic") as bundle:
+            assert bundle.manifest.recipe is not None
+            assert [item["name"] for item in bundle.manifest.recipe["adapters"]] == [
+                "clinic",
+                "a=b",
+            ]
 
     def test_options_travel(self, cli: Cli, small_model: Path, out: Path) -> None:
         (out / "prompt.txt").write_text("Answer in rhymes.", encoding="utf-8")

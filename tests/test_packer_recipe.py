@@ -7,9 +7,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packer.recipe import MAX_ICON, MAX_RECIPE, make_recipe, merged, read_recipe, text_or_file
+from packer.recipe import (
+    MAX_ICON,
+    MAX_RECIPE,
+    ModelFiles,
+    PackingRecipe,
+    make_recipe,
+    merged,
+    read_recipe,
+    text_or_file,
+)
 from runtime_stub.errors import InputError, RecipeError, SatchelError
-from runtime_stub.recipe import Recipe
+from runtime_stub.recipe import AdapterRecipe, ModelRecipe, Recipe
 
 FULL = """
 model = "models/tiny.gguf"
@@ -44,10 +53,9 @@ def written(path: Path, text: str | bytes) -> Path:
 def test_full(path: Path) -> None:
     (path.parent / "prompt.txt").write_text("Be kind.\n", encoding="utf-8")
     (path.parent / "template.jinja").write_text("{{ messages }}", encoding="utf-8")
-    packing = make_recipe(read_recipe(written(path, FULL)), "nameless")
-    assert packing.model == path.parent / "models" / "tiny.gguf"
+    packing = make_recipe(read_recipe(written(path, FULL)), "here")
+    assert packing.models == (ModelFiles(path.parent / "models" / "tiny.gguf", "sidecar"),)
     assert packing.output == path.parent / "assistant"
-    assert packing.storage == "sidecar"
     assert packing.recipe == Recipe(
         name="Clara",
         mode="serve",
@@ -107,9 +115,82 @@ def test_no_icon(path: Path, picture: bytes | None, match: str) -> None:
 
 
 def test_empty(path: Path) -> None:
-    packing = make_recipe(read_recipe(written(path, "")), "nameless")
-    assert packing.recipe == Recipe("nameless")
-    assert (packing.model, packing.output, packing.storage) == (None, None, "auto")
+    packing = make_recipe(read_recipe(written(path, "")), "here")
+    assert packing == PackingRecipe(Recipe("assistant"), (), None)
+
+
+SEVERAL = """
+system = "Be kind."
+storage = "mapped"
+
+[sampling]
+temperature = 1
+
+[[models]]
+file = "chat model.gguf"
+
+[[models]]
+name = "code"
+file = "code.gguf"
+storage = "sidecar"
+system = "@prompt.txt"
+[models.sampling]
+temperature = 0
+[[models.adapters]]
+file = "sql.gguf"
+[[models.adapters]]
+name = "shell"
+file = "shell.gguf"
+scale = 0.5
+apply = "always"
+"""
+
+
+def test_several_models(path: Path) -> None:
+    (path.parent / "prompt.txt").write_text("Write code.", encoding="utf-8")
+    packing = make_recipe(read_recipe(written(path, SEVERAL)), "here")
+    folder = path.parent
+    assert packing.models == (
+        ModelFiles(folder / "chat model.gguf", "mapped"),
+        ModelFiles(folder / "code.gguf", "sidecar", (folder / "sql.gguf", folder / "shell.gguf")),
+    )
+    first, second = packing.recipe.each_model()
+    assert first == ModelRecipe("chat-model", "Be kind.", sampling={"temperature": 1.0})
+    assert second == ModelRecipe(
+        "code",
+        "Write code.",
+        sampling={"temperature": 0.0},
+        adapters=(AdapterRecipe("sql"), AdapterRecipe("shell", 0.5, "always")),
+    )
+
+
+def test_adapters_of_the_only_model(path: Path) -> None:
+    text = 'model = "m.gguf"\n[[adapters]]\nfile = "sql.gguf"'
+    packing = make_recipe(read_recipe(written(path, text)), "here")
+    folder = path.parent
+    assert packing.models == (ModelFiles(folder / "m.gguf", "auto", (folder / "sql.gguf",)),)
+    assert packing.recipe.adapters == (AdapterRecipe("sql"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('model = "a"\n[[models]]\nfile = "b"', "both a model and"),
+        ('[[models]]\nname = "a"', "a has no file"),
+        ("[[models]]\n[models.sampling]\nseed = 1", "has no file"),
+        ('[[models]]\nfile = "a"\n[[models]]\nfile = "b/a.gguf"', "2: the name 'a' is taken"),
+        ('[[models]]\nfile = "default.gguf"', "'default' is taken"),
+        ('[[models]]\nfile = "a"\n[[adapters]]\nfile = "b"', "belong to one of the models"),
+        ('model = "a"\n[[adapters]]\nname = "b"', "b has no file"),
+        (
+            'model = "a"\n[[adapters]]\nfile = "b"\n[[adapters]]\nfile = "b"',
+            r"\[\[adapters\]\] 2: the name 'b' is taken",
+        ),
+    ],
+)
+def test_refused_lists(path: Path, text: str, match: str) -> None:
+    with pytest.raises(RecipeError, match=match):
+        make_recipe(read_recipe(written(path, text)), "here")
 
 
 def test_absolute_paths_stay(path: Path) -> None:
@@ -209,6 +290,11 @@ class TestMerged:
             "sampling": {"top_k": 1, "seed": 3},
         }
         assert recipe["sampling"] == {"top_k": 1, "seed": 2}
+
+    def test_models_on_the_command_line_replace_the_recipes(self) -> None:
+        several = {"models": [{"file": "a"}, {"file": "b"}]}
+        assert merged({"model": "c"}, several) == several
+        assert merged(several, {"model": "c"}) == {"model": "c"}
 
     def test_nothing(self) -> None:
         assert merged({}, {}) == {}

@@ -15,11 +15,9 @@ from runtime_stub.recipe import (
     TABLES,
     TOP,
     Recipe,
-    Setting,
-    check,
-    check_value,
     recipe_from,
 )
+from runtime_stub.settings import Group, Setting, check, check_value
 
 FULL: dict[str, Any] = {
     "name": "Clara",
@@ -73,7 +71,8 @@ def test_empty_text_is_a_decision() -> None:
         ("port", "It belongs under [server]"),
         (
             "zzzz",
-            "Valid keys: context, face, max_tokens, mode, name, sampling, server, system, template",
+            "Valid keys: adapters, context, face, max_tokens, mode, models, name, sampling, "
+            + "server, system, template",
         ),
         ("model", None),  # a key of packing does not travel
     ],
@@ -135,9 +134,9 @@ def test_whole_numbers_are_numbers() -> None:
 @pytest.mark.parametrize(("key", "settings"), [("mode", TOP), ("storage", PACKING)])
 def test_choices(key: str, settings: dict[str, Setting]) -> None:
     for choice in settings[key].choices:
-        assert check({key: choice}, settings, "here") == {key: choice}
+        assert check({key: choice}, Group(settings), "here") == {key: choice}
     with pytest.raises(RecipeError, match=f"{key} must be one of .*, not 'fast'"):
-        check({key: "fast"}, settings, "here")
+        check({key: "fast"}, Group(settings), "here")
 
 
 @pytest.mark.parametrize(

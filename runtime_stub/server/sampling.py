@@ -11,8 +11,9 @@ import msgspec
 
 from runtime_stub.engine.messages import ModelFacts, Sampling
 from runtime_stub.errors import RecipeError
-from runtime_stub.recipe import SAMPLING, Setting, check_value
+from runtime_stub.recipe import SAMPLING
 from runtime_stub.server.replies import Problem
+from runtime_stub.settings import Setting, check_value
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
