@@ -72,7 +72,7 @@ def test_empty_text_is_a_decision() -> None:
         (
             "zzzz",
             "Valid keys: adapters, context, face, max_tokens, mode, models, name, sampling, "
-            + "server, system, template",
+            "server, system, template",  # noqa: ISC004
         ),
         ("model", None),  # a key of packing does not travel
     ],
