@@ -16,13 +16,24 @@ import click
 
 from runtime_stub import __version__
 from runtime_stub.console import bytes_text, echo_json, printable, progress, run
-from runtime_stub.errors import InputError
+from runtime_stub.errors import InputError, OutputError
 from runtime_stub.recipe import MODES, PACKING, SAMPLING, TOP
 
 if TYPE_CHECKING:
     from packer.pack import PackedPart
 
 _PATH = click.Path(path_type=Path)
+
+
+def _output(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Path | None:
+    """The path of a file to write, looked at as it was typed."""
+    if text is None:
+        return None
+    if not text:
+        raise OutputError("the output's name is empty", "Name a file to write")
+    if text.endswith(("/", os.sep)) or text.rsplit("/", 1)[-1] in (".", ".."):
+        raise OutputError(f"{text} names a folder", "Name a file to write")
+    return Path(text)
 
 
 def main() -> None:
@@ -61,7 +72,7 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @satchel.command()
 @click.argument("models", metavar="[MODEL]...", type=_PATH, nargs=-1)
-@click.option("-o", "--output", type=_PATH, help="The pack to write.")
+@click.option("-o", "--output", callback=_output, help="The pack to write.")
 @click.option("--recipe", "recipe_file", type=_PATH, help="TOML file with any of these settings.")
 @click.option("--name", help=f"{TOP['name'].help.capitalize()}.  [default: the output's name]")
 @click.option("--mode", type=click.Choice(MODES), help="What it does when started plainly.")
@@ -226,7 +237,7 @@ def verify(file: Path, as_json: bool) -> None:
 
 @satchel.command()
 @click.argument("file", type=_PATH)
-@click.option("-o", "--output", type=_PATH, required=True, help="The GGUF file to write.")
+@click.option("-o", "--output", callback=_output, required=True, help="The GGUF file to write.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 def unpack(file: Path, output: Path, force: bool) -> None:
     """Write the model inside the pack FILE to a GGUF file, byte for byte as it was packed."""
@@ -271,7 +282,7 @@ def stub_list(as_json: bool) -> None:
 
 @stub.command("build")
 @click.option(
-    "-o", "--output", type=_PATH, help="Where to.  [default: build/stubs of the checkout]"
+    "-o", "--output", callback=_output, help="Where to.  [default: build/stubs of the checkout]"
 )
 def stub_build(output: Path | None) -> None:
     """Build the stub for this platform. Needs a checkout of Satchel."""

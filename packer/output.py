@@ -5,16 +5,20 @@ A file under the destination's name is therefore always whole: the old one or th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
 
 from runtime_stub.errors import OutputError, SpaceError
+from runtime_stub.locks import Taken, try_alone, use
 
 _LONGEST_NAME = 240
+_PART = re.compile(r"[0-9a-f]{8}\.part")
 
 
 class OutputFile:
@@ -25,11 +29,10 @@ class OutputFile:
 
     def __init__(self, destination: Path) -> None:
         self._destination = destination
-        self._part = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.part")
         self._completed = False
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        _sweep(destination)
         try:
-            self.descriptor = os.open(self._part, flags, 0o666)
+            self._part, self.descriptor = _new_part(destination)
         except OSError as error:
             raise _explained(error, destination) from None
         self.position = 0
@@ -90,6 +93,8 @@ def check_destination(destination: Path, *, force: bool) -> None:
         raise OutputError(f"{destination} is not a plain file", "Name another file to write")
     if exists and not force:
         raise OutputError(f"{destination} exists already", "Use --force to replace it")
+    if not has_folder and os.path.lexists(destination.parent):
+        raise OutputError(f"{destination.parent} is not a folder", "Name a file in a folder")
     if not has_folder:
         raise OutputError(f"the folder {destination.parent} does not exist", "Make it first")
 
@@ -106,8 +111,9 @@ def require_other(destination: Path, source: Path, what: str) -> None:
 
 def require_space(destination: Path, needed: int) -> None:
     """Raise SpaceError when the disk of `destination` has less than `needed` bytes free."""
-    free = shutil.disk_usage(destination.parent).free
-    if free < needed:
+    disk = shutil.disk_usage(destination.parent)
+    free = disk.free
+    if disk.total and free < needed:  # no size at all: it is no disk, or does not say
         raise SpaceError(
             f"{destination} needs {needed / 1e6:,.0f} MB, its disk has {free / 1e6:,.0f} MB free",
             "Free some space, or write to another disk",
@@ -119,4 +125,31 @@ def _explained(error: OSError, destination: Path) -> OutputError | SpaceError:
         return SpaceError(
             f"the disk of {destination} is full", "Free some space; nothing was left behind"
         )
+    if error.errno == errno.ENOENT and destination.parent.is_dir():
+        return OutputError(
+            f"{destination.parent} takes no new files", "Write to a folder on a disk"
+        )
     return OutputError(f"{destination} can't be written: {error.strerror or error}")
+
+
+def _new_part(destination: Path) -> tuple[Path, int]:
+    """A new file beside `destination`, and its descriptor, which says that it is in use."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    while True:
+        part = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.part")
+        descriptor = os.open(part, flags, 0o666)
+        if use(part, descriptor):
+            return part, descriptor
+        os.close(descriptor)  # swept by another process, which came before we could say so
+
+
+def _sweep(destination: Path) -> None:
+    """Remove what earlier processes, killed since, had begun to write to `destination`."""
+    beginning = f".{destination.name}."
+    with contextlib.suppress(OSError):
+        for path in destination.parent.iterdir():
+            rest = path.name.removeprefix(beginning)
+            if rest != path.name and _PART.fullmatch(rest) and path.is_file():
+                with contextlib.suppress(OSError), try_alone(path) as taken:
+                    if taken is Taken.YES:
+                        path.unlink()

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import stat
 import sys
+import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,11 +21,19 @@ from runtime_stub.console import (
     progress,
     run,
     show_regions,
+    tell,
 )
 from runtime_stub.environment import Launch
+from runtime_stub.errors import EngineError
 from runtime_stub.recipe import Recipe, recipe_from
 from runtime_stub.server.cli import engine_process, serve
 from runtime_stub.session import Session
+
+if TYPE_CHECKING:
+    from runtime_stub.cache_items import CacheItem
+
+UNUSED_DAYS = 30.0
+"""What was not used for so long goes when a newer version starts."""
 
 
 def main(launch: Launch) -> int:
@@ -34,10 +44,27 @@ def main(launch: Launch) -> int:
         bundle = bundle_format.read_bundle(launch.descriptor, launch.path)
         recipe = recipe_from(bundle.manifest.recipe or {}, "the pack's recipe")
         session = Session(launch, bundle, recipe)
-        return run(pack, program, arguments or _default_command(recipe), session)
+        if launch.first_start:
+            _prune(session, UNUSED_DAYS)
+        code = run(pack, program, arguments or _default_command(recipe), session)
+        if code == EngineError.exit_code:
+            _look_for_damage(session)
+        return code
 
     opener = click.Command("open", callback=lambda: start(sys.argv[1:]))
     return run(opener, program, [])
+
+
+def _look_for_damage(session: Session) -> None:
+    """After a failure of the engine: is it that something extracted was changed?"""
+    from runtime_stub.cache_check import cached_size, check_cached
+    from runtime_stub.models import roots
+
+    bundle = session.bundle
+    with progress("Checking the cache", cached_size(bundle)) as meter:
+        for region in check_cached(bundle, session.launch.runtime, roots(bundle), meter):
+            if region.problem:
+                tell(printable(f"{region.name}: {region.problem}. {region.remedy}: start anew."))
 
 
 def _default_command(recipe: Recipe) -> list[str]:
@@ -85,11 +112,16 @@ def info(session: Session, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
 def verify(session: Session, as_json: bool) -> None:
-    """Check every byte of this file against the hashes it carries."""
+    """Check every byte of this file, and of what it has extracted, against its hashes."""
+    from runtime_stub.cache_check import cached_size, check_cached
+    from runtime_stub.models import roots
     from runtime_stub.verify import verify as check
 
-    with progress("Verifying", session.bundle.footer.pack_size) as meter:
-        regions = check(session.bundle, meter)
+    bundle, runtime = session.bundle, session.launch.runtime
+    with progress("Verifying", bundle.footer.pack_size + cached_size(bundle)) as meter:
+        regions = check(bundle, meter)
+        if not any(region.problem for region in regions):
+            regions += check_cached(bundle, runtime, roots(bundle), meter)
     show_regions(regions, as_json=as_json, name=session.launch.path.name)
 
 
@@ -103,7 +135,7 @@ def cache() -> None:
 @click.pass_obj
 def cache_show(session: Session, as_json: bool) -> None:
     """List extracted runtimes and models, and where they are."""
-    from runtime_stub.cache import items
+    from runtime_stub.cache_items import items
     from runtime_stub.models import roots
 
     found = items(roots(session.bundle))
@@ -114,7 +146,9 @@ def cache_show(session: Session, as_json: bool) -> None:
         return
     for item in found:
         own = "  (this pack)" if item.path == session.launch.runtime else ""
-        click.echo(printable(f"{item.kind:<8} {bytes_text(item.size):>10}  {item.path}{own}"))
+        day = time.strftime("%Y-%m-%d", time.localtime(item.last_used))
+        size = bytes_text(item.size)
+        click.echo(printable(f"{item.kind:<8} {size:>10}  used {day}  {item.path}{own}"))
     total = bytes_text(sum(item.size for item in found))
     click.echo(f"{len(found)} in the cache, {total} in all.")
 
@@ -122,20 +156,49 @@ def cache_show(session: Session, as_json: bool) -> None:
 @cache.command("clear")
 @click.pass_obj
 def cache_clear(session: Session) -> None:
-    """Remove everything that packs have extracted; it comes back when it is needed."""
-    from runtime_stub.cache import items, remove
+    """Remove everything extracted that is not in use; it comes back when it is needed."""
+    from runtime_stub.cache_items import items, remove
     from runtime_stub.models import roots
 
     freed = 0
     for item in items(roots(session.bundle)):
-        # This process runs from its own runtime and still has to read from it.
-        if item.path == session.launch.runtime:
-            continue
-        remove(item)
-        freed += item.size
+        if remove(item):
+            freed += item.size
+            click.echo(printable(f"removed {item.kind} {item.path}"))
+        else:
+            # This process runs from its own runtime and still has to read from it.
+            own = item.path == session.launch.runtime
+            why = "this command runs from it" if own else "a running pack uses it"
+            click.echo(printable(f"kept {item.kind} {item.path}: {why}"))
+    click.echo(f"{bytes_text(freed)} freed.")
+
+
+@cache.command("prune")
+@click.option(
+    "--days",
+    type=click.FloatRange(0),
+    default=UNUSED_DAYS,
+    show_default=True,
+    help="Remove what was not used for so long.",
+)
+@click.pass_obj
+def cache_prune(session: Session, days: float) -> None:
+    """Remove runtimes and models that nobody has used for a while.
+
+    A new version of a pack does the same on its first start.
+    """
+    gone = _prune(session, days)
+    for item in gone:
         click.echo(printable(f"removed {item.kind} {item.path}"))
-    click.echo(f"{bytes_text(freed)} freed. The runtime in use stays; delete its folder yourself:")
-    click.echo(printable(str(session.launch.runtime)))
+    click.echo(f"{bytes_text(sum(item.size for item in gone))} freed.")
+
+
+def _prune(session: Session, days: float) -> list[CacheItem]:
+    from runtime_stub.cache_items import prune
+    from runtime_stub.models import roots
+
+    own = [entry.sha256 for entry in session.bundle.of_kind("model")]
+    return prune(roots(session.bundle), days=days, keep=own)
 
 
 @pack.command()

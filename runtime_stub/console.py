@@ -6,7 +6,6 @@ Only command-line modules use this; core code never prints.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from runtime_stub.errors import DamagedError, OutputError, SatchelError
+from runtime_stub.errors import DamagedError, InputError, OutputError, SatchelError
 
 if TYPE_CHECKING:
     from runtime_stub.verify import Region
@@ -122,7 +121,10 @@ def show_regions(regions: list[Region], *, as_json: bool, name: str) -> None:
         echo_json(
             {
                 "intact": not bad,
-                "regions": [dataclasses.asdict(region) for region in regions],
+                "regions": [
+                    {"name": r.name, "offset": r.offset, "length": r.length, "problem": r.problem}
+                    for r in regions
+                ],
             }
         )
     else:
@@ -132,7 +134,10 @@ def show_regions(regions: list[Region], *, as_json: bool, name: str) -> None:
             click.echo(printable(line))
     if bad:
         names = ", ".join(region.name for region in bad)
-        raise DamagedError(f"{name} is damaged: {names}", "Copy the file again")
+        remedies = ". ".join(dict.fromkeys(region.remedy for region in bad))
+        if all(region.missing for region in bad):
+            raise InputError(f"{name} is incomplete: {bad[0].problem}", remedies)
+        raise DamagedError(f"{name} is damaged: {names}", remedies)
     if not as_json:
         click.echo(printable(f"{name} is intact."))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from runtime_stub import cache
 from runtime_stub.bundle import Bundle, Chunk
 from runtime_stub.errors import CacheError, DamagedError, SpaceError, UnsupportedError
+from runtime_stub.locks import lock
 from runtime_stub.manifest import CODECS, RAW, ZSTD_FRAMES, Entry
 
 Progress = Callable[[int], None]
@@ -73,7 +74,7 @@ def extract_model(
     folder = cache.writable_folder(roots, "models", entry.size, part=name)
     part, final = folder / name, folder / f"{entry.sha256}.gguf"
     try:
-        with cache.lock(final.with_suffix(".lock"), on_wait):
+        with lock(final.with_suffix(".lock"), on_wait):
             if cache.find_model([folder.parent], entry.sha256, entry.size) is None:
                 _extract(bundle, entry, part, final, on_start(entry.size))
     except OSError as error:

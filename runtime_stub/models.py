@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from runtime_stub.bundle import Bundle
 from runtime_stub.engine.messages import ModelSource
 from runtime_stub.errors import FormatError
 from runtime_stub.extract import Progress, extract_model
+from runtime_stub.locks import use
 from runtime_stub.manifest import RAW, Entry
 
 
@@ -39,9 +41,13 @@ def model_source(
     if entry.codec == RAW:
         descriptor = bundle.descriptor_of(entry)
         return ModelSource(descriptor, entry.offset, entry.length, bundle.path.name)
-    path = extract_model(bundle, entry, roots(bundle), on_start=on_start, on_wait=on_wait)
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    return ModelSource(descriptor, 0, entry.size, bundle.path.name)
+    while True:
+        path = extract_model(bundle, entry, roots(bundle), on_start=on_start, on_wait=on_wait)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            if use(path, descriptor):
+                return ModelSource(descriptor, 0, entry.size, bundle.path.name)
+            os.close(descriptor)  # somebody cleared the cache just now
 
 
 def roots(bundle: Bundle) -> list[Path]:

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from runtime_stub.bundle import FOOTER_SIZE, FOOTER_WINDOW, Bundle, Chunk, read_at, sidecar_name
-from runtime_stub.errors import SatchelError
+from runtime_stub.errors import InputError, SatchelError
 from runtime_stub.manifest import RAW, Entry
 
 _BLOCK = 1 << 20
+_SIGNING_SYSTEMS = ("windows", "macos")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Region:
     length: int
     problem: str = ""
     """Empty when all is well."""
+    remedy: str = "Copy the file again"
+    """What to do about it."""
+    missing: bool = False
+    """Whether it is not there at all: the sidecar that it lies in."""
 
 
 def verify(bundle: Bundle, progress: Callable[[int], None]) -> list[Region]:
@@ -45,6 +50,14 @@ def verify(bundle: Bundle, progress: Callable[[int], None]) -> list[Region]:
 
 def check_entry(bundle: Bundle, entry: Entry, progress: Callable[[int], None]) -> Region:
     """Check the stored bytes of one entry; `progress` is as for `verify`."""
+    try:
+        bundle.descriptor_of(entry)
+    except InputError as error:
+        return Region(
+            entry.name, entry.offset, entry.length, error.message, error.hint, missing=True
+        )
+    except SatchelError as error:
+        return Region(entry.name, entry.offset, entry.length, error.message)
     try:
         problem = _check_stored(bundle, entry, progress)
     except SatchelError as error:
@@ -128,8 +141,16 @@ def _check_padding(bundle: Bundle) -> Iterator[Region]:
     yield from _check_sidecar_ends(bundle)
     trailing = os.fstat(bundle.descriptor).st_size - footer.pack_size
     if trailing:
-        problem = "" if trailing <= FOOTER_WINDOW else "it is too long"
-        yield Region("signature (not ours, not checked)", footer.pack_size, trailing, problem)
+        yield _trailing(bundle, trailing)
+
+
+def _trailing(bundle: Bundle, length: int) -> Region:
+    """What follows the footer: on systems that sign programs at their end, a code signature."""
+    system = str(bundle.manifest.stub.get("platform", "")).partition("-")[0]
+    if system not in _SIGNING_SYSTEMS:
+        return Region("appended", bundle.footer.pack_size, length, "it does not belong to the file")
+    problem = "" if length <= FOOTER_WINDOW else "it is too long"
+    return Region("code signature (not checked)", bundle.footer.pack_size, length, problem)
 
 
 def _is_zero(descriptor: int, start: int, end: int) -> bool:

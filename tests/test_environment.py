@@ -30,6 +30,7 @@ def variables(descriptor: int | str) -> dict[str, str]:
         "SATCHEL_PACK_FD": str(descriptor),
         "SATCHEL_PACK_PATH": "/packs/assistant",
         "SATCHEL_RUNTIME": "/cache/runtimes/abc",
+        "SATCHEL_RUNTIME_FD": str(descriptor),
         "SATCHEL_CACHE_ROOT": "/cache",
         "SATCHEL_ARGV0": "./assistant",
     }
@@ -42,6 +43,8 @@ def test_take(descriptor: int) -> None:
     assert launch.path == Path("/packs/assistant")
     assert (launch.runtime, launch.cache_root) == (Path("/cache/runtimes/abc"), Path("/cache"))
     assert launch.argv0 == "./assistant"
+    assert launch.runtime_descriptor == descriptor
+    assert not launch.first_start
     assert launch.host_environment == {}
 
 

@@ -13,9 +13,9 @@ import zstandard
 
 from packer.stub import Stub
 from packer.writer import BundleWriter
-from runtime_stub import cache, extract
+from runtime_stub import extract, locks
 from runtime_stub.bundle import Bundle, Chunk
-from runtime_stub.cache import COMPLETE_TIME, lock
+from runtime_stub.cache import COMPLETE_TIME
 from runtime_stub.errors import CacheError, DamagedError, SpaceError, UnsupportedError
 from runtime_stub.extract import Progress, decode_chunk, extract_model
 from runtime_stub.manifest import Entry
@@ -128,14 +128,14 @@ class TestExtraction:
         self, bundle: Bundle, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What the lock's holder has extracted is taken."""
-        inner = lock
+        inner = locks.lock
 
         def late(path: Path, on_wait: Callable[[], None]) -> object:
-            monkeypatch.setattr(cache, "lock", inner)
+            monkeypatch.setattr(extract, "lock", inner)
             run(bundle, [root], Meter().start)
             return inner(path, on_wait)
 
-        monkeypatch.setattr(cache, "lock", late)
+        monkeypatch.setattr(extract, "lock", late)
         run(bundle, [root], never)
 
 

@@ -417,14 +417,17 @@ def test_environment(
     assert added <= {"PWD", "OLDPWD", "SHLVL", "_"}, "by the shell"
 
 
-def test_descriptor_is_the_packs_and_the_only_one(pack: Path, run: Run) -> None:
+def test_descriptors_are_the_packs_and_the_runtimes_alone(
+    plain: Pack, pack: Path, home: Path, run: Run
+) -> None:
     list_all = "for f in /proc/$$/fd/*; do readlink $f; done"
     for _ in range(2):
-        result = run(pack, "sh", "-c", f'readlink "/proc/$$/fd/$SATCHEL_PACK_FD"; {list_all}')
-        first, *others = result.stdout.decode().split()
-        assert first == str(pack)
+        ours = 'readlink "/proc/$$/fd/$SATCHEL_PACK_FD" "/proc/$$/fd/$SATCHEL_RUNTIME_FD"'
+        result = run(pack, "sh", "-c", f"{ours}; {list_all}")
+        first, second, *others = result.stdout.decode().split()
+        assert [first, second] == [str(pack), str(runtime_of(root_of(home), plain))]
         files = [name for name in others if name.startswith("/")]
-        assert [name for name in files if name != "/dev/null"] == [str(pack)]
+        assert [name for name in files if name != "/dev/null"] == [first, second]
 
 
 def test_closed_streams_stay_closed(pack: Path, variables: dict[str, str]) -> None:

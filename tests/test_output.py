@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,7 +87,7 @@ class TestOutputFile:
     @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
     def test_folder_that_takes_no_files(self) -> None:
         """Even root can't make files in /proc."""
-        with pytest.raises(OutputError, match="can't be written"):
+        with pytest.raises(OutputError, match="takes no new files"):
             OutputFile(Path("/proc/self/file"))
 
     @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
@@ -104,6 +106,23 @@ class TestOutputFile:
             output.write(b"0123456789")
             output.complete()
         assert (out / "file").read_bytes() == b"0123456789"
+
+    def test_what_was_left_behind_is_swept(self, out: Path) -> None:
+        """After a SIGKILL, by the next one that writes to the same destination."""
+        code = (
+            "import sys, os, pathlib; from packer.output import OutputFile\n"
+            "OutputFile(pathlib.Path(sys.argv[1])).write(b'x'); os._exit(9)"
+        )
+        for name in ("file", "other"):
+            subprocess.run([sys.executable, "-c", code, out / name], check=False)
+        (out / ".file.notes.part").touch()
+        left = s.files_in(out)
+        assert len(left) == 3
+        with OutputFile(out / "file"), OutputFile(out / "file"):
+            now = s.files_in(out)
+            assert len(now) == 4, "one left behind is gone, two are being written"
+        (other,) = s.files_in(out) - {".file.notes.part"}
+        assert other.startswith(".other.")
 
     def test_longest_name(self, out: Path) -> None:
         path = out / ("x" * 240)
@@ -139,7 +158,7 @@ class TestCheckDestination:
         with pytest.raises(OutputError, match="does not exist"):
             check_destination(out / "no" / "file", force=False)
         (out / "file").touch()
-        with pytest.raises(OutputError, match="does not exist"):
+        with pytest.raises(OutputError, match="is not a folder"):
             check_destination(out / "file" / "below", force=False)
 
     @pytest.mark.parametrize("name", ["x" * 241, "x" * 300, "é" * 121])
@@ -172,7 +191,7 @@ def test_require_other(out: Path) -> None:
 
 
 def test_require_space(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000, total=1))
     require_space(out / "file", 2_000_000)
     with pytest.raises(SpaceError, match="needs 3 MB, its disk has 2 MB free"):
         require_space(out / "file", 3_000_000)

@@ -459,3 +459,20 @@ def test_installed_command(pack: Path) -> None:
     result = subprocess.run([program, "verify", pack], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith("is intact.\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("", "the output's name is empty. Name a file to write"),
+        ("made/", "made/ names a folder. Name a file to write"),
+        ("..", ".. names a folder. Name a file to write"),
+        ("/proc/x", "/proc takes no new files. Write to a folder on a disk"),
+    ],
+)
+def test_outputs_that_are_none(cli: Cli, small_model: Path, output: str, message: str) -> None:
+    if output.startswith("/proc") and not Path("/proc/self").is_dir():
+        pytest.skip("needs /proc")
+    said = cli("pack", small_model, "-o", output)
+    assert said.code == 7
+    assert said.err.splitlines()[-1] == f"satchel: {message}"

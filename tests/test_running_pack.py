@@ -509,7 +509,9 @@ def test_cache_show_and_clear(fresh: Place) -> None:
     other = fresh.cache / "runtimes" / ("0" * 64)
     other.mkdir(mode=0o700)
     (other / "file").write_bytes(b"x" * 1000)
-    assert "removed runtime" in fresh.run("cache", "clear").stdout
+    said = fresh.run("cache", "clear").stdout
+    assert f"removed runtime {other}" in said
+    assert f"kept runtime {fresh.runtime}: this command runs from it" in said
     assert not other.exists()
     assert "Paris" in fresh.run(*ASK).stdout
 

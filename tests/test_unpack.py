@@ -115,7 +115,7 @@ class TestRefused:
         assert (out / "m.gguf").read_bytes() == b"old"
 
     def test_no_space(self, pack: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10, total=1))
         with pytest.raises(SpaceError):
             take_out(pack, out / "m.gguf")
 

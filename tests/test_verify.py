@@ -9,7 +9,8 @@ import small_packs as s
 
 from packer.stub import Stub
 from runtime_stub.bundle import FOOTER_SIZE, FOOTER_WINDOW
-from runtime_stub.errors import DamagedError, SatchelError
+from runtime_stub.console import show_regions
+from runtime_stub.errors import DamagedError, InputError, SatchelError
 from runtime_stub.verify import Region, verify
 
 CHUNK = 4 << 10
@@ -65,11 +66,13 @@ class TestIntact:
             verify(bundle, counts.append)
             assert sum(counts) == sum(entry.length for entry in bundle.manifest.entries)
 
-    def test_signature(self, pack: Path) -> None:
-        with pack.open("ab") as file:
+    def test_code_signature(self, tmp_path: Path) -> None:
+        """Windows and macOS have signatures at the end of programs."""
+        stub = s.write_stub(tmp_path / "windows", facts={"platform": "windows-x86_64"})
+        with stub.open("ab") as file:
             file.write(b"signed" * 100)
-        found = regions(pack)[-1]
-        assert found.name == "signature (not ours, not checked)"
+        found = regions(stub)[-1]
+        assert found.name == "code signature (not checked)"
         assert (found.length, found.problem) == (600, "")
         assert found.length <= FOOTER_WINDOW
 
@@ -118,6 +121,11 @@ class TestDamage:
             assert bad(pack) == {"padding": "it is not zero"}
             s.flip(pack, end)
 
+    def test_appended(self, pack: Path) -> None:
+        with pack.open("ab") as file:
+            file.write(b"something else")
+        assert bad(pack) == {"appended": "it does not belong to the file"}
+
     def test_manifest(self, pack: Path) -> None:
         with s.opened(pack) as bundle:
             offset = bundle.footer.manifest_offset
@@ -146,7 +154,12 @@ class TestSidecar:
 
     def test_missing(self, pack: Path, sidecar: Path) -> None:
         sidecar.unlink()
-        assert "needs" in bad(pack)["model"]
+        (found,) = [region for region in regions(pack) if region.problem]
+        assert found.problem.endswith(f"needs {sidecar.name} beside it: No such file or directory")
+        assert found.missing
+        with pytest.raises(InputError, match="is incomplete") as caught:
+            show_regions([found], as_json=False, name="assistant")
+        assert caught.value.hint == "Copy both files together"
 
     def test_cut_short(self, pack: Path, sidecar: Path) -> None:
         os.truncate(sidecar, 50)

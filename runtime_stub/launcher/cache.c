@@ -65,7 +65,7 @@ __attribute__((format(printf, 2, 3))) static void add_candidate(struct candidate
     if (vsnprintf(cache->root, sizeof cache->root, format, values) < (int)sizeof cache->root)
         list->count++; /* else no file in it could be named */
     va_end(values);
-    cache->runtimes = -1;
+    cache->runtimes = cache->runtime = -1;
 }
 
 /* The user's cache folder as platformdirs names it, beside the pack, the temporary folder. */
@@ -133,7 +133,7 @@ void choose_candidates(struct candidates *list, const struct pack *pack, int *co
         return;
     }
     list->count = 1;
-    list->cache[0].runtimes = -1;
+    list->cache[0].runtimes = list->cache[0].runtime = -1;
     if (!make_absolute(list->cache[0].root, choice))
         fail(EXIT_NO_CACHE, "the cache folder cannot be used: %s: %s. Choose another", choice,
              strerror(errno));

@@ -24,7 +24,9 @@ struct cache {
     char root[PATH_MAX]; /* absolute */
     int runtimes;        /* descriptor of its `runtimes` folder, or -1 */
     bool ours;           /* else root's: to be read only */
+    int runtime;         /* once READY: its folder, locked against removal, or -1 */
     bool has_loader;     /* once READY: whether the runtime brings its dynamic loader */
+    bool extracted;      /* by this start */
     char reason[512];    /* why it is not READY */
 };
 

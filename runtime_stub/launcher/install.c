@@ -56,7 +56,6 @@ static bool wait_for_lock(int lock)
 static int take_lock(const struct cache *cache, const struct pack *pack, bool *held)
 {
     for (;;) {
-        struct stat locked, named;
         char name[HEX_SIZE + 5];
         int lock = open_lock(cache, pack);
         if (lock < 0)
@@ -65,10 +64,7 @@ static int take_lock(const struct cache *cache, const struct pack *pack, bool *h
         snprintf(name, sizeof name, "%s.lock", pack->sha256);
         /* Whoever prunes the cache may have removed the file while we waited: then the next
          * start would lock another one. */
-        if (!*held
-            || (fstat(lock, &locked) == 0
-                && fstatat(cache->runtimes, name, &named, AT_SYMLINK_NOFOLLOW) == 0
-                && locked.st_ino == named.st_ino && locked.st_dev == named.st_dev))
+        if (!*held || is_named(cache->runtimes, name, lock))
             return lock;
         close(lock);
     }
@@ -254,6 +250,9 @@ enum verdict install(struct cache *cache, const struct pack *pack)
             sweep(cache, pack);
         }
         verdict = extract_and_publish(cache, pack);
+        cache->extracted = verdict == READY;
+        if (verdict == READY && !holds_runtime(cache, pack))
+            verdict = because(cache, FAILED, "it was removed again at once");
     }
     close(lock);
     return verdict;

@@ -64,7 +64,8 @@ static bool is_launchers(const char *entry)
 {
     static const char *const names[] = {"SATCHEL_PACK_FD",    "SATCHEL_PACK_PATH",
                                         "SATCHEL_RUNTIME",    "SATCHEL_CACHE_ROOT",
-                                        "SATCHEL_ARGV0",      "SATCHEL_SIGINT_HELD", NULL};
+                                        "SATCHEL_ARGV0",      "SATCHEL_SIGINT_HELD",
+                                        "SATCHEL_RUNTIME_FD", "SATCHEL_FIRST_START", NULL};
     return starts_with(entry, "SATCHEL_HOST_") || starts_with(entry, "_PYI_")
            || is_any_variable(entry, names);
 }
@@ -83,7 +84,7 @@ static bool hold_interrupt(void)
 static char **runtime_environment(char **host, const struct pack *pack, const struct cache *cache,
                                   bool chosen, const char *runtime, const char *argv0)
 {
-    const size_t added = 10 + 1;
+    const size_t added = 12 + 1;
     size_t count = 0, used = 0;
     while (host[count] != NULL)
         count++;
@@ -96,6 +97,7 @@ static char **runtime_environment(char **host, const struct pack *pack, const st
     environment[used++] = text_of("SATCHEL_PACK_FD=%d", pack->descriptor);
     environment[used++] = text_of("SATCHEL_PACK_PATH=%s", pack->path);
     environment[used++] = text_of("SATCHEL_RUNTIME=%s", runtime);
+    environment[used++] = text_of("SATCHEL_RUNTIME_FD=%d", cache->runtime);
     environment[used++] = text_of("SATCHEL_CACHE_ROOT=%s", cache->root);
     environment[used++] = text_of("SATCHEL_ARGV0=%s", argv0);
     environment[used++] = text_of("LD_LIBRARY_PATH=%s/_internal", runtime);
@@ -103,6 +105,8 @@ static char **runtime_environment(char **host, const struct pack *pack, const st
     environment[used++] = text_of("_PYI_PARENT_PROCESS_LEVEL=0");
     if (hold_interrupt())
         environment[used++] = text_of("SATCHEL_SIGINT_HELD=1");
+    if (cache->extracted)
+        environment[used++] = text_of("SATCHEL_FIRST_START=1");
     if (chosen)
         environment[used++] = text_of("SATCHEL_CACHE=%s", cache->root);
     environment[used] = NULL;
@@ -139,7 +143,8 @@ __attribute__((noreturn)) static void start(const struct cache *cache, const str
     const char *argv0 = count > 0 ? arguments[0] : pack->path;
     char **environment = runtime_environment(host, pack, cache, chosen, runtime, argv0);
     char **command = runtime_command(runtime, cache->has_loader, count, arguments);
-    if (fcntl(pack->descriptor, F_SETFD, 0) == 0)
+    /* Both stay open: the pack to read from, the folder to keep it from being removed. */
+    if (fcntl(pack->descriptor, F_SETFD, 0) == 0 && fcntl(cache->runtime, F_SETFD, 0) == 0)
         execve(command[0], command, environment);
     fail(EXIT_START, "the runtime could not be started: %s: %s. %s", command[0], strerror(errno),
          errno == E2BIG ? "Use fewer or shorter arguments"

@@ -2,9 +2,11 @@
 
 #include "runtime.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "support.h"
@@ -84,7 +86,15 @@ bool holds_runtime(struct cache *cache, const struct pack *pack)
     int folder = open_at(cache->runtimes, pack->sha256, O_RDONLY | O_DIRECTORY);
     if (folder < 0)
         return false;
-    bool complete = is_complete(folder, pack, &cache->has_loader);
-    close(folder);
-    return complete;
+    /* Refused while it is being removed. Some file systems know no locks. */
+    bool kept = flock(folder, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+    if (!kept || !is_named(cache->runtimes, pack->sha256, folder)
+        || !is_complete(folder, pack, &cache->has_loader)) {
+        close(folder);
+        return false;
+    }
+    if (cache->runtime >= 0)
+        close(cache->runtime);
+    cache->runtime = folder;
+    return true;
 }

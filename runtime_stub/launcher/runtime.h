@@ -14,7 +14,8 @@
 /* Whether an extracted folder holds every file of its index, untouched since. */
 bool is_complete(int folder, const struct pack *pack, bool *has_loader);
 
-/* Whether a cache that is open holds the pack's runtime, complete. */
+/* Whether a cache that is open holds the pack's runtime, complete. If so, cache->runtime is its
+ * folder with a shared lock, which keeps others from removing it for as long as it is open. */
 bool holds_runtime(struct cache *cache, const struct pack *pack);
 
 #endif

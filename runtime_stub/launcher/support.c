@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -96,6 +97,14 @@ int above_streams(int descriptor)
 int open_at(int folder, const char *path, int flags)
 {
     return above_streams(openat(folder, path, flags | O_NOFOLLOW | O_CLOEXEC));
+}
+
+bool is_named(int folder, const char *name, int descriptor)
+{
+    struct stat named, held;
+    return fstat(descriptor, &held) == 0
+           && fstatat(folder, name, &named, AT_SYMLINK_NOFOLLOW) == 0
+           && named.st_ino == held.st_ino && named.st_dev == held.st_dev;
 }
 
 bool read_all(int descriptor, uint8_t *buffer, size_t length, uint64_t offset)

@@ -41,6 +41,9 @@ int above_streams(int descriptor);
  * inherited. */
 int open_at(int folder, const char *path, int flags);
 
+/* Whether `name` in `folder` still names the file or folder that is open as `descriptor`. */
+bool is_named(int folder, const char *name, int descriptor);
+
 /* Read exactly `length` bytes at `offset`. On failure errno is 0 if the file ends before. */
 bool read_all(int descriptor, uint8_t *buffer, size_t length, uint64_t offset);
 bool write_all(int descriptor, const uint8_t *data, size_t length);
