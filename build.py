@@ -2,7 +2,7 @@
 
     python build.py          environment, stub, sample model, a first pack, a first answer
     python build.py test     all of that, then the whole test suite (--all adds what takes long)
-    python build.py stub     environment and stub
+    python build.py stub     environment, the web page's libraries, and stub
     python build.py clean    remove .venv, build and dist (the cache outside stays)
 
 Each step is skipped when nothing it depends on has changed. llama.cpp is compiled once, into
@@ -76,6 +76,7 @@ def main() -> int:
             clean()
             return 0
         environment()
+        web_libraries()
         stub()
         if options.command == "stub":
             return 0
@@ -160,6 +161,27 @@ def _compile_llama(work: Path) -> None:
     )
 
 
+def web_libraries() -> None:
+    """What the web page is made with, out of npm packages that their lock file pins."""
+    source = REQUIREMENTS / "web"
+    files = [source / "package.json", source / "package-lock.json"]
+    with step("web page's libraries", files, BUILD / "web") as needed:
+        if not needed:
+            return
+        npm = shutil.which("npm")
+        if npm is None:
+            raise BuildError(
+                "npm was not found; it fetches what the web page is made with. Install it: "
+                "`apt install npm` (Debian, Ubuntu), `dnf install npm` (Fedora), "
+                "`brew install node` (macOS)"
+            )
+        with work_folder(BUILD / "web") as work:
+            for file in files:
+                shutil.copy(file, work)
+            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
+            run([npm, "ci", *options, f"--prefix={work}"])
+
+
 def stub() -> None:
     """The stub for this platform, in build/stubs."""
     inputs: list[Path | str] = [
@@ -169,6 +191,7 @@ def stub() -> None:
         *tree(ROOT / "packer", "*.py"),
         *tree(ROOT / "templates", "*"),
         *tree(REQUIREMENTS, "*.lock"),
+        *tree(REQUIREMENTS, "*.json"),
         llama_wheel_key(),
     ]
     with step("stub", inputs, BUILD / "stubs") as needed:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from packer.freeze import LOADER, is_elf, llama_package
 from packer.launcher_build import zstd_source
+from packer.web_build import LIBRARIES, package_folder
 from runtime_stub.errors import StubError
 
 _TEXT_NAMES = re.compile(r"^(LICEN[CS]E|COPYING|COPYRIGHT|NOTICE|AUTHORS)", re.IGNORECASE)
@@ -46,6 +47,7 @@ def collect_licenses(checkout: Path, runtime: Path, target: Path) -> list[Compon
         *_python(),
         *_distributions(runtime),
         *_native(checkout),
+        *_web_libraries(checkout),
         *_system_libraries(runtime / "_internal"),
     ]
     missing = [component.name for component in components if not component.texts]
@@ -147,6 +149,15 @@ def _native(checkout: Path) -> Iterator[Component]:
 def _zstd_texts(checkout: Path) -> tuple[Path, ...]:
     zstd_source(checkout)  # its header carries the licence that the launcher is under
     return _distribution(distribution("zstandard")).texts
+
+
+def _web_libraries(checkout: Path) -> Iterator[Component]:
+    """The npm packages of the web page."""
+    for library in LIBRARIES:
+        folder = package_folder(checkout, library.package)
+        facts = json.loads((folder / "package.json").read_bytes())
+        texts = tuple(path for path in sorted(folder.iterdir()) if _TEXT_NAMES.match(path.name))
+        yield Component(facts["name"], facts["version"], facts["license"], texts)
 
 
 def _system_libraries(internal: Path) -> Iterator[Component]:

@@ -19,12 +19,14 @@ from packer.freeze import freeze, llama_package
 from packer.launcher_build import build_launcher
 from packer.licenses import collect_licenses
 from packer.stub import CHECKOUT, Stub, read_stub, stub_name, this_platform
+from packer.web_build import build_web
 from packer.writer import BundleWriter
 from runtime_stub import __version__
 from runtime_stub.archive import INDEX_FILE, Member, pack_index
 from runtime_stub.describe import LICENSES_FOLDER
 from runtime_stub.errors import StubError
 from runtime_stub.manifest import ZSTD
+from runtime_stub.server.page import WEB_FOLDER
 
 _LEVEL = 19
 _WINDOW_LOG = 25
@@ -48,6 +50,7 @@ def build_stub(output: Path | None, report: Report) -> Stub:
     with tempfile.TemporaryDirectory() as work:
         report("freezing the runtime")
         folder = freeze(CHECKOUT, Path(work))
+        build_web(CHECKOUT, folder / WEB_FOLDER)
         report("collecting licences")
         collect_licenses(CHECKOUT, folder, folder / LICENSES_FOLDER)
         files = sorted(
@@ -116,6 +119,8 @@ def _component(path: str) -> str:
         return "Python modules"
     if path.startswith(f"{LICENSES_FOLDER}/"):
         return "licence texts"
+    if path.startswith(f"{WEB_FOLDER}/"):
+        return "web page"
     if name.startswith("libpython") or "lib-dynload" in path or name == "base_library.zip":
         return "Python"
     return "other libraries"

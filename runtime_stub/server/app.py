@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from runtime_stub.server import anthropic, ollama, openai, status
+from runtime_stub.server import anthropic, ollama, openai, page, status
 from runtime_stub.server.access import AccessLog, Write
 from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.guard import Guard, Rules
@@ -47,6 +47,7 @@ def faces_of(state: State) -> tuple[Face, ...]:
         anthropic.face(state),
         ollama.face(state),
         status.face(state, lambda: faces),
+        *((page.face(state.page),) if state.page else ()),
     )
     return faces
 

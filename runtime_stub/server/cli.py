@@ -155,6 +155,7 @@ def serve(
 def _served(session: Session, engine: RemoteEngine, options: dict[str, Any]) -> State:
     """What the faces are told about the pack."""
     from runtime_stub.models import first_model
+    from runtime_stub.server.page import WEB_FOLDER, Page
     from runtime_stub.server.state import Defaults, Served, State
 
     request = base_request(session, options)
@@ -174,7 +175,8 @@ def _served(session: Session, engine: RemoteEngine, options: dict[str, Any]) -> 
         details=entry.metadata,
         template=session.recipe.template,
     )
-    return State((model,), options["parallel"])
+    page = Page(session.launch.runtime / WEB_FOLDER, session.recipe.name, session.recipe.face)
+    return State((model,), options["parallel"], page=page)
 
 
 def _log_line(line: str) -> None:

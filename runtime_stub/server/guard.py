@@ -18,10 +18,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime_stub.server import replies
+from runtime_stub.server.page import PREFIX
 from runtime_stub.server.replies import Problem, Shape, problem_reply
 
-OPEN_PATHS = ("/health",)
-"""Answered without a key: whatever watches over the server has none."""
+OPEN_PATHS = ("/health", "/")
+"""Answered without a key: whatever watches over the server has none, and the page asks for it."""
 ANY = "*"
 _PREFLIGHT_SECONDS = "600"
 _METHODS = "GET, HEAD, POST, DELETE"
@@ -109,7 +110,7 @@ class Guard:
             )
 
     def _see_key(self, path: str, headers: Headers) -> None:
-        if self._key is None or path in OPEN_PATHS:
+        if self._key is None or path in OPEN_PATHS or path.startswith(PREFIX):
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         offered = [token.strip()] if scheme.lower() == "bearer" else []

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from runtime_stub.engine.interface import AnyTicket, Sink
 from runtime_stub.engine.messages import AnyRequest, ModelFacts, Sampling, Status
+from runtime_stub.server.page import Page
 from runtime_stub.server.replies import Problem
 from runtime_stub.server.tally import Tally
 
@@ -69,6 +70,8 @@ class State:
     parallel: int = 1
     """How many requests are worked on at once."""
     tally: Tally = field(default_factory=Tally)
+    page: Page | None = None
+    """What a browser is shown."""
 
     def resolve(self, name: str | None) -> Served:
         """The model a client means by `name`. Raises Problem (404) that lists those there are.

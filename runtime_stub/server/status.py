@@ -15,6 +15,7 @@ from runtime_stub import __version__
 from runtime_stub.engine.messages import ModelFacts, Sampling
 from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.openai_errors import ErrorReply, error_reply
+from runtime_stub.server.page import START
 from runtime_stub.server.replies import json
 from runtime_stub.server.state import State
 
@@ -48,6 +49,9 @@ class GenerationSettings(msgspec.Struct):
     n_ctx: int
     """Tokens of context, shared by all slots; 0 while the model is loading."""
     params: Sampling
+    system: str | None = None
+    """The pack's system prompt."""
+    max_tokens: int | None = None
 
 
 class Props(msgspec.Struct):
@@ -75,7 +79,7 @@ def face(state: State, faces: Callable[[], Sequence[Face]]) -> Face:
     return Face(
         name="Server",
         operations=(
-            Operation("GET", "/", handlers.front, "What this is, in a few words"),
+            Operation("GET", "/", handlers.front, "The web page for browsers, a few words for programs"),
             Operation("GET", "/health", handlers.health, "Whether it can answer", None, Health),
             Operation("GET", "/metrics", handlers.metrics, "Metrics in Prometheus' format"),
             Operation("GET", "/props", handlers.props, "Settings", None, Props),
@@ -92,7 +96,11 @@ class _Handlers:
         self._state = state
         self._faces = faces
 
-    async def front(self, _http: HttpRequest) -> Response:
+    async def front(self, http: HttpRequest) -> Response:
+        page = self._state.page
+        # Only browsers ask for it by name; programs are told in a few words.
+        if page and page.files and "text/html" in http.headers.get("accept", ""):
+            return page.reply(START, http)
         return PlainTextResponse(_FRONT.format(name=self._state.models[0].name))
 
     async def health(self, _http: HttpRequest) -> Response:
@@ -118,10 +126,13 @@ class _Handlers:
 
         return await anyio.to_thread.run_sync(make)
 
-    async def props(self, _http: HttpRequest) -> Response:
-        model = self._state.models[0]
+    async def props(self, http: HttpRequest) -> Response:
+        model = self._state.resolve(http.query_params.get("model"))
         facts = model.engine.facts
-        settings = GenerationSettings(facts.context if facts else 0, model.defaults.sampling)
+        defaults = model.defaults
+        settings = GenerationSettings(
+            facts.context if facts else 0, defaults.sampling, defaults.system, defaults.max_tokens
+        )
         build = f"satchel {__version__}"
         return json(Props(model.name, self._state.parallel, settings, build, Modalities(), facts))
 

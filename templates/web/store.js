@@ -1,0 +1,67 @@
+// Conversations, kept in this browser. Where it keeps nothing, they last as long as the page.
+
+let database = null;
+let channel = null;
+
+function promised(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+/** Open the store of the pack called `name`: packs may share an address, one after the other.
+ * `onChange(id)` is told what another tab has changed. Resolves to whether anything is kept. */
+export async function openStore(name, onChange) {
+  try {
+    const opening = indexedDB.open(`satchel:${name}`, 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore("conversations", { keyPath: "id" });
+    database = await promised(opening);
+    // A newer page in another tab may need another shape.
+    database.onversionchange = () => database.close();
+  } catch {
+    return false;
+  }
+  if ("BroadcastChannel" in window) {
+    channel = new BroadcastChannel(`satchel:${name}`);
+    channel.onmessage = (event) => onChange(event.data);
+  }
+  return true;
+}
+
+const table = (mode) => database.transaction("conversations", mode).objectStore("conversations");
+
+export const allConversations = async () => (database ? promised(table("readonly").getAll()) : []);
+
+export const oneConversation = async (id) => (database ? promised(table("readonly").get(id)) : undefined);
+
+/** Keep `conversation`. Rejects when there is no room. */
+export async function keep(conversation) {
+  if (!database) return;
+  await promised(table("readwrite").put(conversation));
+  channel?.postMessage(conversation.id);
+}
+
+export async function forget(id) {
+  if (!database) return;
+  await promised(table("readwrite").delete(id));
+  channel?.postMessage(id);
+}
+
+/** A small setting; the fallback where it was never set or nothing is kept. */
+export function setting(name, fallback) {
+  try {
+    return JSON.parse(localStorage.getItem(`satchel.${name}`)) ?? fallback;
+  } catch {
+    return fallback;
+  }
+}
+
+export function setSetting(name, value) {
+  try {
+    if (value === null) localStorage.removeItem(`satchel.${name}`);
+    else localStorage.setItem(`satchel.${name}`, JSON.stringify(value));
+  } catch {
+    // it holds as long as this page is open
+  }
+}
