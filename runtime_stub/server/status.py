@@ -79,7 +79,9 @@ def face(state: State, faces: Callable[[], Sequence[Face]]) -> Face:
     return Face(
         name="Server",
         operations=(
-            Operation("GET", "/", handlers.front, "The web page for browsers, a few words for programs"),
+            Operation(
+                "GET", "/", handlers.front, "The web page for browsers, a few words for programs"
+            ),
             Operation("GET", "/health", handlers.health, "Whether it can answer", None, Health),
             Operation("GET", "/metrics", handlers.metrics, "Metrics in Prometheus' format"),
             Operation("GET", "/props", handlers.props, "Settings", None, Props),
