@@ -1,23 +1,68 @@
-"""From a bundle's model entry to something the engine can load."""
+"""The models of a pack, and from their entries to something the engine can load."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime_stub import cache
 from runtime_stub.bundle import Bundle
-from runtime_stub.engine.messages import ModelSource
-from runtime_stub.errors import FormatError
+from runtime_stub.engine.messages import AdapterSource, ModelSource
+from runtime_stub.errors import FormatError, InputError
 from runtime_stub.extract import Progress, extract_model
 from runtime_stub.locks import use
 from runtime_stub.manifest import RAW, Entry
+from runtime_stub.recipe import AdapterRecipe, ModelRecipe, Recipe
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A model of the pack, and what holds for it."""
+
+    recipe: ModelRecipe
+    entry: Entry
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+        return self.recipe.name
+
+
+def packed_models(bundle: Bundle, recipe: Recipe) -> tuple[PackedModel, ...]:
+    """All models, the default first. Raises FormatError for a stub, which has none."""
+    first_model(bundle)
+    return tuple(PackedModel(model, bundle.entry(model.entry)) for model in recipe.each_model())
+
+
+def choose(
+    models: tuple[PackedModel, ...], name: str | None
+) -> tuple[PackedModel, AdapterRecipe | None]:
+    """The model that `name` means, and the adapter in "MODEL:ADAPTER"; the first for None.
+
+    Raises InputError that lists those there are.
+    """
+    if name is None:
+        return models[0], None
+    for model in models:
+        if name == model.name:
+            return model, None
+        for adapter in model.recipe.adapters:
+            if name == f"{model.name}:{adapter.name}":
+                return model, adapter
+    known = [name for model in models for name in names_of(model)]
+    raise InputError(f"there is no model {name!r} here", f"Known: {', '.join(known)}")
+
+
+def names_of(model: PackedModel) -> list[str]:
+    """What a model can be called: its name, then that with each adapter's."""
+    return [model.name, *(f"{model.name}:{adapter.name}" for adapter in model.recipe.adapters)]
 
 
 def first_model(bundle: Bundle) -> Entry:
-    """The pack's model; raises FormatError for a stub, which has none."""
+    """The pack's first model; raises FormatError for a stub, which has none."""
     models = bundle.of_kind("model")
     if not models:
         raise FormatError(
@@ -34,7 +79,8 @@ def model_source(
     on_start: Callable[[int], Progress],
     on_wait: Callable[[], None],
 ) -> ModelSource:
-    """Where to map the model from: the pack itself, or the cache after extracting it there.
+    """Where to read a model or adapter from: the pack itself, or the cache after extracting it
+    there.
 
     `on_start` and `on_wait` are as for `extract.extract_model`.
     """
@@ -48,6 +94,25 @@ def model_source(
             if use(path, descriptor):
                 return ModelSource(descriptor, 0, entry.size, bundle.path.name)
             os.close(descriptor)  # somebody cleared the cache just now
+
+
+def adapter_sources(
+    bundle: Bundle,
+    adapters: tuple[AdapterRecipe, ...],
+    *,
+    on_start: Callable[[int], Progress],
+    on_wait: Callable[[], None],
+) -> tuple[AdapterSource, ...]:
+    """Where to read adapters from, as for `model_source`."""
+    return tuple(
+        AdapterSource(
+            adapter.name,
+            model_source(bundle, bundle.entry(adapter.entry), on_start=on_start, on_wait=on_wait),
+            adapter.scale,
+            adapter.apply == "always",
+        )
+        for adapter in adapters
+    )
 
 
 def roots(bundle: Bundle) -> list[Path]:

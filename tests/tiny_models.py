@@ -25,6 +25,39 @@ _HEADS, _HEAD, _KEY_VALUE_HEADS = 4, 16, 2
 _STATE, _CONVOLUTION, _RANK = 8, 4, 4
 
 
+def plain(path: Path) -> Path:
+    """Llama's architecture."""
+    attention = {
+        "attention.head_count": Typed(U32, _HEADS),
+        "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
+        "feed_forward_length": Typed(U32, HIDDEN),
+        "rope.dimension_count": Typed(U32, _HEAD),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(LAYERS):
+        block = f"blk.{layer}"
+        shapes |= _attention(block) | _feed_forward(block)
+        shapes |= {f"{block}.ffn_norm.weight": (WIDTH,)}
+    return _write(path, "llama", attention, shapes)
+
+
+def adapter(path: Path, seed: str, rank: int = 4) -> Path:
+    """A LoRA adapter for `plain`, as strong as the model itself."""
+    metadata = {
+        "general.architecture": Typed(STRING, "llama"),
+        "general.type": Typed(STRING, "adapter"),
+        "adapter.type": Typed(STRING, "lora"),
+        "adapter.lora.alpha": Typed(F32, float(rank)),
+    }
+    tensors = []
+    for layer in range(LAYERS):
+        name = f"blk.{layer}.ffn_down.weight"
+        for half, shape in (("lora_a", (HIDDEN, rank)), ("lora_b", (rank, WIDTH))):
+            data = _weights(f"{seed}.{name}.{half}", shape)
+            tensors.append(TensorInfo(f"{name}.{half}", shape, data=data))
+    return Gguf(metadata, tuple(tensors)).write(path)
+
+
 def sliding(path: Path) -> Path:
     """Gemma 3's architecture: every second layer sees the last WINDOW tokens only."""
     attention = {

@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from runtime_stub.engine.interface import Sink, answer
 from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
     FIT_REQUEST,
+    AdapterSource,
     AnyRequest,
     Detokenized,
     DetokenizeRequest,
@@ -68,9 +69,15 @@ class Ticket:
 class Engine:
     """Answers requests with one model. Safe to use from any thread."""
 
-    def __init__(self, source: ModelSource, settings: EngineSettings) -> None:
-        """Start loading the model at `source` in the background."""
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: EngineSettings,
+        adapters: Sequence[AdapterSource] = (),
+    ) -> None:
+        """Start loading the model at `source` in the background, and its `adapters`."""
         self._source = source
+        self._adapter_sources = tuple(adapters)
         self._source_state = _state(source)
         self._settings = settings
         self._status = Status("loading")
@@ -185,6 +192,7 @@ class Engine:
         elif isinstance(request, DetokenizeRequest):
             job.send(Detokenized(builder.text(request.tokens)))
         elif isinstance(request, Request):
+            job.mix = self._adapters.mix(request.adapters)
             prompt = builder.prompt(request)
             job.tokens, job.reading, job.grammar = prompt.tokens, prompt.reading, prompt.grammar
             return False
@@ -238,6 +246,7 @@ class Engine:
         self._model.free()
 
     def _load(self) -> None:
+        from runtime_stub.engine.adapters import Adapters
         from runtime_stub.engine.model import end_on_bus_error, load_model
 
         def on_progress(fraction: float) -> bool:
@@ -248,6 +257,7 @@ class Engine:
         hardware = read_hardware()
         self._threads = self._settings.threads or hardware.physical_cores
         self._model = load_model(self._source, on_progress)
+        self._adapters = Adapters(self._model, self._adapter_sources)
         self._context: Context | None = None
         self._embedder: Embedder | None = None
         if self._settings.context != FIT_REQUEST:
@@ -355,7 +365,13 @@ class Engine:
             return None
         from runtime_stub.engine.scheduler import Scheduler
 
-        return Scheduler(self._model, context, self._settings.parallel)
+        owner = context
+        return Scheduler(
+            self._model,
+            owner,
+            self._settings.parallel,
+            lambda mix: self._adapters.apply(owner.handle, mix),
+        )
 
 
 def _state(source: ModelSource) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from runtime_stub.engine.interface import Sink
-from runtime_stub.engine.messages import LAST_EVENTS, AnyRequest, Event, Request
+from runtime_stub.engine.messages import LAST_EVENTS, AnyRequest, Event, Mix, Request
 from runtime_stub.engine.reading import Reading
 
 
@@ -28,6 +28,8 @@ class Job:
     """How the answer's text is to be understood."""
     grammar: str | None = None
     """What the answer must follow: the request's own, or that of its tools."""
+    mix: Mix = ()
+    """The adapters it is answered with."""
     cancelled: bool = False
     """Set from any thread; seen at the next step."""
     _ended: bool = False

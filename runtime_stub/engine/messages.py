@@ -18,6 +18,22 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
+class AdapterSource:
+    """Where an adapter's GGUF lies, and how it is used."""
+
+    name: str
+    source: ModelSource
+    scale: float = 1.0
+    """How strongly it works when a request does not say."""
+    always: bool = False
+    """Whether it works where a request chooses nothing."""
+
+
+Mix = tuple[tuple[str, float], ...]
+"""Names of adapters and how strongly each works, in order of the names; empty for none."""
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """How to run a model. None and 0 mean: choose for this machine."""
 
@@ -105,6 +121,9 @@ class Request:
     """Whether reasoning is told apart from the answer; if not, it is part of the text."""
     template_arguments: dict[str, Any] = field(default_factory=dict)
     """Further variables for the chat template."""
+    adapters: tuple[tuple[str, float | None], ...] | None = None
+    """(name, scale) of the LoRA adapters to answer with; for a scale of None the adapter's own.
+    None takes those that always work."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from runtime_stub.engine.library import library, native, recent_problems
@@ -150,17 +151,16 @@ def load_model(source: ModelSource, on_progress: Callable[[float], bool]) -> Mod
     parameters.use_extra_bufts = False
     callback = llama.llama_progress_callback(lambda fraction, _: on_progress(fraction))
     parameters.progress_callback = callback
-    stream, close = _open_stream(source)
     map_window = native("satchel_map_window")
     recent_problems()
-    try:
-        if map_window is not None:
-            map_window(ctypes.c_uint64(source.offset), ctypes.c_uint64(source.length))
-        handle = llama.llama_model_load_from_file_ptr(stream, parameters)
-    finally:
-        if map_window is not None:
-            map_window(ctypes.c_uint64(0), ctypes.c_uint64(0))
-        close()
+    with opened_stream(source) as stream:
+        try:
+            if map_window is not None:
+                map_window(ctypes.c_uint64(source.offset), ctypes.c_uint64(source.length))
+            handle = llama.llama_model_load_from_file_ptr(stream, parameters)
+        finally:
+            if map_window is not None:
+                map_window(ctypes.c_uint64(0), ctypes.c_uint64(0))
     if not handle:
         reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
         raise EngineError(
@@ -169,8 +169,9 @@ def load_model(source: ModelSource, on_progress: Callable[[float], bool]) -> Mod
     return Model(handle)
 
 
-def _open_stream(source: ModelSource) -> tuple[ctypes.c_void_p, Callable[[], object]]:
-    """A C stream positioned at the model, and the function that closes it."""
+@contextmanager
+def opened_stream(source: ModelSource) -> Iterator[ctypes.c_void_p]:
+    """A C stream positioned at the GGUF. Raises EngineError."""
     libc = ctypes.CDLL(None)
     libc.fdopen.restype = ctypes.c_void_p
     libc.fdopen.argtypes = [ctypes.c_int, ctypes.c_char_p]
@@ -181,10 +182,12 @@ def _open_stream(source: ModelSource) -> tuple[ctypes.c_void_p, Callable[[], obj
     if not stream:
         os.close(descriptor)
         raise EngineError("the model can't be read from the pack")
-    if libc.fseeko(stream, source.offset, os.SEEK_SET):
+    try:
+        if libc.fseeko(stream, source.offset, os.SEEK_SET):
+            raise EngineError("the model can't be read from the pack")
+        yield ctypes.c_void_p(stream)
+    finally:
         libc.fclose(stream)
-        raise EngineError("the model can't be read from the pack")
-    return ctypes.c_void_p(stream), lambda: libc.fclose(stream)
 
 
 def _own_description(descriptor: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 from runtime_stub.engine.answer import Answer
 from runtime_stub.engine.candidates import Candidates
@@ -19,6 +20,7 @@ from runtime_stub.engine.messages import (
     ChoiceEnd,
     Failed,
     Finished,
+    Mix,
     PromptRead,
     TokenLogprob,
     Usage,
@@ -27,6 +29,7 @@ from runtime_stub.engine.model import Model
 from runtime_stub.engine.pace import Pace
 from runtime_stub.engine.sampler import Choice, DeadEndError, Sampler
 from runtime_stub.engine.slots import Slot, place
+from runtime_stub.engine.turns import Turns
 from runtime_stub.errors import PromptError
 
 _DEAD_END = Failed("prompt", "the grammar allows nothing to follow", "Change the grammar")
@@ -35,13 +38,21 @@ _DEAD_END = Failed("prompt", "the grammar allows nothing to follow", "Change the
 class Scheduler:
     """Owns context and slots. All methods belong to the thread that owns the context."""
 
-    def __init__(self, model: Model, context: Context, parallel: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        parallel: int,
+        apply: Callable[[Mix], None] = lambda _: None,
+    ) -> None:
+        """`apply` lets the context compute with other adapters."""
         self._model = model
         self._context = context
         self._slots = [Slot(sequence) for sequence in range(parallel)]
         self._waiting: deque[Job] = deque()
         self._candidates = Candidates(model.vocabulary_size)
         self._pace = Pace()
+        self._turns = Turns(apply)
         self._ended: dict[Job, list[tuple[str, Usage]]] = {}
         """Reasons and counts of the choices that are complete, of jobs that are not."""
 
@@ -159,7 +170,7 @@ class Scheduler:
 
     def _start(self, job: Job) -> None:
         request = job.generation
-        first = place(self._slots, job.tokens, self._context)
+        first = place(self._slots, job.tokens, self._context, job.mix)
         kept = len(first.tokens)
         others = [slot for slot in self._slots if slot.job is None and slot is not first]
         others.sort(key=lambda slot: (bool(slot.tokens), slot.last_used))
@@ -174,6 +185,7 @@ class Scheduler:
             if request.sampling.repeat_last_n:
                 for token in job.tokens[-request.sampling.repeat_last_n :]:
                     sampler.accept(token)
+            slot.mix = job.mix
             slot.take(job, choice, sampler, Answer(choice, job.reading, request.stop))
             slot.cached = kept
 
@@ -184,14 +196,17 @@ class Scheduler:
         for slot in self._slots:
             slot.output_index = None
             slot.pending = []
-            if slot.job is not None and slot.next_token is not None:
+        # One batch is computed with one set of adapters.
+        slots = self._turns.next([slot for slot in self._slots if slot.job is not None])
+        for slot in slots:
+            if slot.next_token is not None:
                 slot.output_index = self._feed(slot, slot.next_token, output=True)
                 generated += 1
         room = self._context.room
         if generated:
             room = self._pace.chunk(room)
         read = 0
-        readers = sorted((slot for slot in self._slots if slot.reads), key=lambda s: s.started)
+        readers = sorted((slot for slot in slots if slot.reads), key=lambda s: s.started)
         for number, slot in enumerate(readers):
             # Those who came first go first, but nobody waits for a long prompt to end.
             share = room - read if number == len(readers) - 1 else -(-(room - read) // 2)

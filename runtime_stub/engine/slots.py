@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from runtime_stub.engine.answer import Answer
 from runtime_stub.engine.context import Context
 from runtime_stub.engine.job import Job
+from runtime_stub.engine.messages import Mix
 from runtime_stub.engine.places import Places
 from runtime_stub.engine.sampler import Sampler
 
@@ -23,6 +24,8 @@ class Slot:
     sequence: int
     tokens: list[int] = field(default_factory=list)
     """What the context holds for this sequence."""
+    mix: Mix = ()
+    """The adapters that what it holds was computed with."""
     places: Places = field(default_factory=Places)
     """Where in them a context that can't be cut can go back to."""
     pending: list[int] = field(default_factory=list)
@@ -79,14 +82,18 @@ class Slot:
         return self.places.last(alike)
 
 
-def place(slots: Sequence[Slot], prompt: Sequence[int], context: Context) -> Slot:
-    """The free slot to read `prompt` in, holding as much of its beginning as any slot does.
+def place(slots: Sequence[Slot], prompt: Sequence[int], context: Context, mix: Mix = ()) -> Slot:
+    """The free slot to read `prompt` in, holding as much of its beginning as any slot does that
+    was computed with the adapters of `mix`.
 
     A slot whose conversation the prompt goes on with is used where it is. A beginning that
     belongs to somebody else, busy or not, is shared, so that both keep what they have.
     """
     # The last token is always read again: its logits are what the answer starts from.
-    alike = {slot: min(common(slot.tokens, prompt), len(prompt) - 1) for slot in slots}
+    alike = {
+        slot: min(common(slot.tokens, prompt), len(prompt) - 1) if slot.mix == mix else 0
+        for slot in slots
+    }
     reusable = {slot: slot.reusable(alike[slot], context) for slot in slots}
     donor = max(slots, key=lambda slot: (reusable[slot], -slot.last_used))
     shared = reusable[donor]
@@ -103,6 +110,7 @@ def place(slots: Sequence[Slot], prompt: Sequence[int], context: Context) -> Slo
     else:
         kept = context.share(donor.sequence, target.sequence, kept, saved)
     target.tokens = list(prompt[:kept])
+    target.mix = mix
     target.places = donor.places.up_to(kept)
     if not context.cuttable:
         target.places.want(kept, max(alike.values()), len(prompt))
