@@ -17,6 +17,11 @@ from runtime_stub.locks import use
 from runtime_stub.manifest import RAW, Entry
 from runtime_stub.recipe import AdapterRecipe, ModelRecipe, Recipe
 
+BASE = "base"
+"""What stands for a model without adapters, after its name."""
+Adapters = tuple[tuple[str, float | None], ...]
+"""Names of adapters to answer with, and how strongly; None as each says itself."""
+
 
 @dataclass(frozen=True)
 class PackedModel:
@@ -39,26 +44,33 @@ def packed_models(bundle: Bundle, recipe: Recipe) -> tuple[PackedModel, ...]:
 
 def choose(
     models: tuple[PackedModel, ...], name: str | None
-) -> tuple[PackedModel, AdapterRecipe | None]:
-    """The model that `name` means, and the adapter in "MODEL:ADAPTER"; the first for None.
+) -> tuple[PackedModel, Adapters | None]:
+    """The model that `name` means, and the adapters if it names them; the first for None.
 
     Raises InputError that lists those there are.
     """
     if name is None:
         return models[0], None
+    known = []
     for model in models:
+        known.append(model.name)
         if name == model.name:
             return model, None
-        for adapter in model.recipe.adapters:
-            if name == f"{model.name}:{adapter.name}":
-                return model, adapter
-    known = [name for model in models for name in names_of(model)]
+        for adapted, adapters in adapted_names(model):
+            known.append(adapted)
+            if name == adapted:
+                return model, adapters
     raise InputError(f"there is no model {name!r} here", f"Known: {', '.join(known)}")
 
 
-def names_of(model: PackedModel) -> list[str]:
-    """What a model can be called: its name, then that with each adapter's."""
-    return [model.name, *(f"{model.name}:{adapter.name}" for adapter in model.recipe.adapters)]
+def adapted_names(model: PackedModel) -> list[tuple[str, Adapters]]:
+    """Further names of a model, with the adapters that each means: one for each adapter, and
+    "MODEL:base" for none where some always work."""
+    adapters = model.recipe.adapters
+    names: list[tuple[str, Adapters]] = []
+    if any(adapter.apply == "always" for adapter in adapters):
+        names.append((f"{model.name}:{BASE}", ()))
+    return names + [(f"{model.name}:{a.name}", ((a.name, None),)) for a in adapters]
 
 
 def first_model(bundle: Bundle) -> Entry:

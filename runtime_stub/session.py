@@ -6,6 +6,7 @@ Like the `cli` modules, this prints; unlike core code, it may.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ import click
 from runtime_stub.bundle import Bundle
 from runtime_stub.console import progress
 from runtime_stub.environment import Launch
-from runtime_stub.recipe import SAMPLING, Recipe
+from runtime_stub.recipe import SAMPLING, ModelRecipe, Recipe
 from runtime_stub.settings import check_value
 
 if TYPE_CHECKING:
-    from runtime_stub.engine.messages import EngineSettings, ModelSource, Request, Sampling
+    from runtime_stub.engine.messages import AdapterSource, EngineSettings, ModelSource, Request
+    from runtime_stub.models import PackedModel
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,20 @@ class Session:
     launch: Launch
     bundle: Bundle
     recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One of the pack's models, as a person named it."""
+
+    model: PackedModel
+    adapters: tuple[tuple[str, float | None], ...] | None = None
+    """What to answer with, as a request says it."""
+
+    @property
+    def recipe(self) -> ModelRecipe:
+        """What holds for the model."""
+        return self.model.recipe
 
 
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,26 +75,39 @@ def _checked(_context: click.Context, parameter: click.Parameter, value: Any) ->
     return value
 
 
-def _sampling(session: Session, options: dict[str, Any]) -> Sampling:
-    from runtime_stub.engine.messages import Sampling
+def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option of commands that use one of the pack's models."""
+    return click.option(
+        "--model", metavar="NAME", help="Model to use; MODEL:ADAPTER for one with an adapter."
+    )(command)
+
+
+def chosen_model(session: Session, name: str | None) -> Chosen:
+    """The model that `name` means, the first for None. Raises InputError."""
+    from runtime_stub.models import choose, packed_models
+
+    return Chosen(*choose(packed_models(session.bundle, session.recipe), name))
+
+
+def base_request(
+    model: ModelRecipe,
+    options: dict[str, Any],
+    adapters: tuple[tuple[str, float | None], ...] | None = None,
+) -> Request:
+    """A request with everything but its prompt: the recipe's settings under the options."""
+    from runtime_stub.engine.messages import Request, Sampling
 
     chosen = {name: options[name] for name in SAMPLING if options.get(name) is not None}
-    values: dict[str, Any] = {**session.recipe.sampling, **chosen}
-    return Sampling(**values)
-
-
-def base_request(session: Session, options: dict[str, Any]) -> Request:
-    """A request with everything but its prompt: the recipe's settings under the options."""
-    from runtime_stub.engine.messages import Request
-
+    values: dict[str, Any] = {**model.sampling, **chosen}
     return Request(
-        sampling=_sampling(session, options),
-        max_tokens=options["max_tokens"] or session.recipe.max_tokens,
+        sampling=Sampling(**values),
+        max_tokens=options["max_tokens"] or model.max_tokens,
+        adapters=adapters,
     )
 
 
 def engine_settings(
-    session: Session, options: dict[str, Any], context: int | None
+    model: ModelRecipe, options: dict[str, Any], context: int | None
 ) -> EngineSettings:
     """How to run the engine: the recipe's settings under the options."""
     from runtime_stub.engine.messages import EngineSettings
@@ -86,28 +115,29 @@ def engine_settings(
     return EngineSettings(
         context=context,
         threads=options["threads"] or 0,
-        template=session.recipe.template,
+        template=model.template,
         **{name: options[name] for name in ("parallel", "queue", "timeout") if name in options},
     )
 
 
-def find_model(session: Session) -> ModelSource:
-    """Where the model lies, once it is extracted if the pack holds it compressed."""
-    from runtime_stub.models import first_model, model_source
-
-    bars: list[progress] = []
-
-    def on_start(size: int) -> Callable[[int], None]:
-        bars.append(progress("First start: extracting the model", size))
-        return bars[0].__enter__()
+def find_model(
+    session: Session, model: PackedModel
+) -> tuple[ModelSource, tuple[AdapterSource, ...]]:
+    """Where the model and its adapters lie, once they are extracted if the pack holds them
+    compressed."""
+    from runtime_stub.models import adapter_sources, model_source
 
     def on_wait() -> None:
         click.echo("Waiting for another start to finish extracting the model.", err=True)
 
-    try:
-        return model_source(
-            session.bundle, first_model(session.bundle), on_start=on_start, on_wait=on_wait
+    with ExitStack() as bars:
+
+        def on_start(size: int) -> Callable[[int], None]:
+            return bars.enter_context(progress("First start: extracting the model", size))
+
+        source = model_source(session.bundle, model.entry, on_start=on_start, on_wait=on_wait)
+    with ExitStack() as bars:
+        adapters = adapter_sources(
+            session.bundle, model.recipe.adapters, on_start=on_start, on_wait=on_wait
         )
-    finally:
-        for bar in bars:
-            bar.__exit__()
+    return source, adapters

@@ -109,6 +109,9 @@ class ScriptedEngine(Engine):
         self.requests: list[Any] = []
         self.tickets: list[ScriptedTicket] = []
         self._status = status or Status("ready", 1.0)
+        self.unloads_in: float | None = None
+        self.told: list[Any] = []
+        """What was said about loading: "load", "unload" and seconds."""
 
     def submit(self, request: AnyRequest, sink: Sink) -> ScriptedTicket:  # type: ignore[override]
         self.requests.append(request)
@@ -117,6 +120,18 @@ class ScriptedEngine(Engine):
         script = self.scripts.pop(0)
         threading.Thread(target=self._play, args=(script, sink, ticket), daemon=True).start()
         return ticket
+
+    def load(self) -> None:
+        self.told.append("load")
+        self._status = Status("ready", 1.0)
+
+    def unload(self) -> None:
+        self.told.append("unload")
+        self._status = Status("unloaded")
+
+    def unload_after(self, seconds: float | None) -> None:
+        self.told.append(seconds)
+        self.unloads_in = seconds
 
     def _play(self, script: list[Event | float], sink: Sink, ticket: ScriptedTicket) -> None:
         for step in script:

@@ -19,11 +19,14 @@ from runtime_stub.errors import (
     SatchelError,
 )
 from runtime_stub.session import (
+    Chosen,
     Session,
     base_request,
+    chosen_model,
     engine_settings,
     find_model,
     generation_options,
+    model_option,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("prompt", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print answer, reason and counts as JSON.")
+@model_option
 @generation_options
 @click.pass_obj
 def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: Any) -> int:
@@ -55,11 +59,12 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
     )
 
     text = _prompt_text(prompt)
-    request = base_request(session, options)
-    system = options["system"] or session.recipe.system
+    chosen = chosen_model(session, options["model"])
+    request = base_request(chosen.recipe, options, chosen.adapters)
+    system = options["system"] or chosen.recipe.system
     messages = [{"role": "system", "content": system}] if system else []
     request = dataclasses.replace(request, messages=(*messages, {"role": "user", "content": text}))
-    engine = _engine(session, options, context=options["context"] or FIT_REQUEST)
+    engine = _engine(session, chosen, options, context=options["context"] or FIT_REQUEST)
     _show_loading(engine)
     answer: list[str] = []
     reasoning: list[str] = []
@@ -91,6 +96,7 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
 
 
 @click.command()
+@model_option
 @generation_options
 @click.pass_obj
 def chat(session: Session, /, **options: Any) -> int:
@@ -99,9 +105,11 @@ def chat(session: Session, /, **options: Any) -> int:
     from runtime_stub.chat.loop import chat as converse
     from runtime_stub.engine.messages import PromptRead
 
-    engine = _engine(session, options, context=options["context"] or session.recipe.context)
-    system = options["system"] or session.recipe.system
-    conversation = Conversation(engine, system, base_request(session, options))
+    chosen = chosen_model(session, options["model"])
+    engine = _engine(session, chosen, options, context=options["context"] or chosen.recipe.context)
+    system = options["system"] or chosen.recipe.system
+    request = base_request(chosen.recipe, options, chosen.adapters)
+    conversation = Conversation(engine, system, request)
     if sys.stdin.isatty():
         click.echo(f"{session.recipe.name}. Ctrl-C stops an answer, Ctrl-D leaves.\n", err=True)
 
@@ -154,11 +162,14 @@ def _bytes_waiting(descriptor: int) -> int:
         return 0
 
 
-def _engine(session: Session, options: dict[str, Any], *, context: int | None) -> Engine:
+def _engine(
+    session: Session, chosen: Chosen, options: dict[str, Any], *, context: int | None
+) -> Engine:
     """Start loading the model, extracting it first if the pack holds it compressed."""
     from runtime_stub.engine.engine import Engine
 
-    return Engine(find_model(session), engine_settings(session, options, context))
+    source, adapters = find_model(session, chosen.model)
+    return Engine(source, engine_settings(chosen.recipe, options, context), adapters)
 
 
 def _show_loading(engine: Engine) -> None:

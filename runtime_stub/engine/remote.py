@@ -67,8 +67,7 @@ class RemoteEngine:
         on_stop: Callable[[str], None] = lambda _: None,
         stay: Stay | None = None,
     ) -> None:
-        """Start the process, and loading the bundle's entry `model` there, in the background;
-        `stay` may say that it comes later, and leaves again.
+        """Start the process, and loading the pack's `model` there, in the background; `stay` may say that it comes later, and leaves again.
 
         `on_stop` is told, in words, of each process that ended unasked.
         """
@@ -119,6 +118,15 @@ class RemoteEngine:
         """When the last request ended, on the monotonic clock; infinite while there is one."""
         with self._changed:
             return float("inf") if self._requests else self._last_used
+
+    @property
+    def unloads_in(self) -> float | None:
+        """Seconds until the model is unloaded if nobody asks anything; None for never."""
+        with self._changed:
+            if self._idle is None:
+                return None
+            busy = bool(self._requests)
+            return self._idle if busy else self._last_used + self._idle - time.monotonic()
 
     def load(self) -> None:
         """Bring the model into memory, in the background, without a request."""

@@ -38,7 +38,7 @@ class Start:
     """The first frame to the engine's process: what it shall load, and how."""
 
     model: str
-    """The bundle's entry."""
+    """What the pack's recipe calls it."""
     settings: EngineSettings
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     import subprocess
 
     from runtime_stub.engine.engine import Engine
+    from runtime_stub.engine.messages import EngineSettings
     from runtime_stub.engine.remote import RemoteEngine
-    from runtime_stub.server.state import State
+    from runtime_stub.models import PackedModel
+    from runtime_stub.server.state import Served
 
 DEFAULT_PORT = 8080
 API_KEY_VARIABLE = "SATCHEL_API_KEY"
@@ -37,6 +41,16 @@ def _checked_key(
     if value is not None and not (value.isascii() and value.isprintable() and value.split()):
         raise click.BadParameter("a key is made of printable ASCII characters")
     return value.strip() if value is not None else None
+
+
+def _checked_size(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> int | None:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", (value or "1").strip(), re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter("a size is a number with MB or GB, such as 8GB")
+    factor = 1000 ** " KMGT".index(found.group(2).upper() or " ")
+    return None if value is None else int(float(found.group(1)) * factor)
 
 
 @click.command()
@@ -85,6 +99,22 @@ def _checked_key(
     show_default=True,
     help="Seconds until a request is given up; 0 for never.",
 )
+@click.option("--lazy", is_flag=True, help="Load the model only when somebody asks.")
+@click.option(
+    "--idle-unload",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Unload a model that nobody asked for so long; the next request brings it back. "
+    "0 for never.  [default: 0]",
+)
+@click.option(
+    "--memory",
+    callback=_checked_size,
+    metavar="SIZE",
+    help="Memory for models, such as 8GB: those that do not fit together take turns.  "
+    "[default: what is free]",
+)
 @click.option("--open", "open_page", is_flag=True, help="Open it in the browser.")
 @generation_options
 @click.pass_obj
@@ -98,6 +128,7 @@ def serve(
     **options: Any,
 ) -> int:
     """Serve the model over HTTP, with the interfaces of OpenAI, Anthropic and Ollama."""
+    from runtime_stub.models import packed_models
     from runtime_stub.server.listener import address_of, is_exposed, listen, listen_unix
 
     settings = session.recipe.server
@@ -110,12 +141,15 @@ def serve(
     else:
         listener = listen_unix(unix_socket)
     # The address is ours before anything slow happens; the model loads while the rest imports.
-    engine = _remote_engine(session, options)
+    models = packed_models(session.bundle, session.recipe)
+    engines = _engines(session, models, options)
 
     from runtime_stub.children import open_browser
     from runtime_stub.server import serve as server
     from runtime_stub.server.app import make_app
     from runtime_stub.server.guard import Rules, own_names
+    from runtime_stub.server.page import WEB_FOLDER, Page
+    from runtime_stub.server.state import State
 
     exposed = is_exposed(listener)
     rules = Rules(
@@ -125,7 +159,13 @@ def serve(
         check_host=unix_socket is None,
     )
     app = make_app(
-        _served(session, engine, options),
+        State(
+            tuple(_served(session, models, engines, options)),
+            options["parallel"],
+            page=Page(
+                session.launch.runtime / WEB_FOLDER, session.recipe.name, session.recipe.face
+            ),
+        ),
         rules=rules,
         access_log=_log_line if options["access_log"] else None,
     )
@@ -142,41 +182,51 @@ def serve(
         click.echo("Stopping when running answers have ended; Ctrl-C again stops now.", err=True)
 
     def is_over() -> bool:
-        return engine.status.state == "failed"
+        return all(engine.status.state == "failed" for engine in engines)
 
     server.run(app, listener, on_ready, on_stopping=on_stopping, is_over=is_over)
-    status = engine.status
-    engine.close()
-    if status.state == "failed":
-        raise EngineError(status.message)
+    failed = engines[0].status.message if is_over() else None
+    for engine in dict.fromkeys(engines):
+        engine.close()
+    if failed is not None:
+        raise EngineError(failed)
     return 0
 
 
-def _served(session: Session, engine: RemoteEngine, options: dict[str, Any]) -> State:
-    """What the faces are told about the pack."""
-    from runtime_stub.models import first_model
-    from runtime_stub.server.page import WEB_FOLDER, Page
-    from runtime_stub.server.state import Defaults, Served, State
+def _served(
+    session: Session,
+    models: Sequence[PackedModel],
+    engines: Sequence[RemoteEngine],
+    options: dict[str, Any],
+) -> Iterator[Served]:
+    """What the faces are told about each model, and about it with each of its adapters."""
+    from runtime_stub.models import adapted_names
+    from runtime_stub.server.engines import Adapted
+    from runtime_stub.server.state import Adapter, Defaults, Served
 
-    request = base_request(session, options)
-    entry = first_model(session.bundle)
     path = session.launch.path
-    model = Served(
-        name=session.recipe.name,
-        engine=engine,
-        defaults=Defaults(
-            sampling=request.sampling,
-            system=options["system"] or session.recipe.system,
-            max_tokens=request.max_tokens,
-        ),
-        created=int(path.stat().st_mtime) if path.exists() else 0,
-        size=entry.size,
-        sha256=entry.sha256,
-        details=entry.metadata,
-        template=session.recipe.template,
-    )
-    page = Page(session.launch.runtime / WEB_FOLDER, session.recipe.name, session.recipe.face)
-    return State((model,), options["parallel"], page=page)
+    created = int(path.stat().st_mtime) if path.exists() else 0
+    for model, engine in zip(models, engines, strict=True):
+        request = base_request(model.recipe, options)
+        adapters = model.recipe.adapters
+        served = Served(
+            name=model.name,
+            engine=engine,
+            defaults=Defaults(
+                sampling=request.sampling,
+                system=options["system"] or model.recipe.system,
+                max_tokens=request.max_tokens,
+            ),
+            created=created,
+            size=model.entry.size,
+            sha256=model.entry.sha256,
+            details=model.entry.metadata,
+            template=model.recipe.template,
+            adapters=tuple(Adapter(a.name, a.scale, a.apply == "always") for a in adapters),
+        )
+        yield served
+        for name, chosen in adapted_names(model):
+            yield dataclasses.replace(served, name=name, engine=Adapted(engine, chosen))
 
 
 def _log_line(line: str) -> None:
@@ -211,11 +261,15 @@ def engine_process(session: Session, descriptor: int) -> None:
 
             return count
 
-        entry = session.bundle.entry(start.model)
-        from runtime_stub.models import model_source
+        from runtime_stub.models import adapter_sources, choose, model_source, packed_models
 
-        source = model_source(session.bundle, entry, on_start=on_start, on_wait=lambda: None)
-        return Engine(source, start.settings)
+        bundle = session.bundle
+        model, _ = choose(packed_models(bundle, session.recipe), start.model)
+        source = model_source(bundle, model.entry, on_start=on_start, on_wait=lambda: None)
+        adapters = adapter_sources(
+            bundle, model.recipe.adapters, on_start=on_start, on_wait=lambda: None
+        )
+        return Engine(source, start.settings, adapters)
 
     try:
         os.set_inheritable(descriptor, False)
@@ -226,23 +280,28 @@ def engine_process(session: Session, descriptor: int) -> None:
     os._exit(run_engine(Connection(end), load))
 
 
-def _remote_engine(session: Session, options: dict[str, Any]) -> RemoteEngine:
-    """The same in a process of its own."""
+def _engines(
+    session: Session, models: Sequence[PackedModel], options: dict[str, Any]
+) -> list[RemoteEngine]:
+    """An engine for each model, in processes of their own."""
     from runtime_stub.children import start_self
-    from runtime_stub.engine.remote import RemoteEngine
+    from runtime_stub.engine.hardware import read_hardware
     from runtime_stub.manifest import RAW
-    from runtime_stub.models import first_model
+    from runtime_stub.server.engines import Keeping, start_engines
 
-    model = first_model(session.bundle)
-    if model.codec != RAW:
-        os.close(find_model(session).descriptor)  # extracted, with a progress bar
+    if models[0].entry.codec != RAW and not options["lazy"]:
+        os.close(find_model(session, models[0])[0].descriptor)  # extracted, with a progress bar
 
     def start(socket: int) -> subprocess.Popen[bytes]:
         return start_self(session.launch, ["engine", "--fd", str(socket)], socket=socket)
 
-    def on_stop(reason: str) -> None:
-        click.echo(f"{session.recipe.name}: {reason}; it is starting anew", err=True)
+    def on_stop(name: str, reason: str) -> None:
+        click.echo(f"{name}: {reason}; it is starting anew", err=True)
 
-    context = options["context"] or session.recipe.context
-    settings = engine_settings(session, options, context)
-    return RemoteEngine(start, model.name, settings, on_stop=on_stop)
+    def settings(model: PackedModel) -> EngineSettings:
+        context = options["context"] or model.recipe.context
+        return engine_settings(model.recipe, options, context)
+
+    memory = options["memory"] or read_hardware().memory_available
+    keeping = Keeping(memory, options["lazy"], options["idle_unload"] or None)
+    return start_engines(models, start, settings, keeping, on_stop)

@@ -14,15 +14,13 @@ from runtime_stub.engine.messages import (
     Event,
     Failed,
     Finished,
-    ModelFacts,
     PromptRead,
     Reasoning,
     Scores,
-    Status,
     Text,
     ToolCall,
 )
-from runtime_stub.server.state import Engine
+from runtime_stub.server.state import Engine, EngineAround
 from runtime_stub.server.tally import Tally
 
 ROUTE = "satchel.route"
@@ -57,26 +55,16 @@ class Metered:
                 self._tally.request_seconds.add(time.monotonic() - start)
 
 
-class MeteredEngine:
+class MeteredEngine(EngineAround):
     """An engine whose work is counted."""
 
     def __init__(self, engine: Engine, tally: Tally) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._tally = tally
-
-    @property
-    def status(self) -> Status:
-        """The engine's."""
-        return self._engine.status
-
-    @property
-    def facts(self) -> ModelFacts | None:
-        """The engine's."""
-        return self._engine.facts
 
     def submit(self, request: AnyRequest, sink: Sink) -> AnyTicket:
         """Queue a request; what its events tell is counted."""
-        return self._engine.submit(request, _Meter(self._tally, sink))
+        return super().submit(request, _Meter(self._tally, sink))
 
 
 class _Meter:

@@ -6,6 +6,7 @@ there.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -20,9 +21,9 @@ from runtime_stub.server.ollama_models import description, list_entry, running_e
 from runtime_stub.server.ollama_replies import Replies, nanoseconds, unit
 from runtime_stub.server.ollama_requests import (
     chat_request,
-    check_keep_alive,
     embed_request,
     generate_request,
+    keep_alive,
 )
 from runtime_stub.server.ollama_types import (
     ChatReply,
@@ -108,32 +109,36 @@ def face(state: State) -> Face:
     )
 
 
+LOOK_SECONDS = 0.05
+"""Between looks at a model that is loading."""
+
+
 class _Handlers:
     def __init__(self, state: State) -> None:
         self._state = state
 
     async def chat(self, http: HttpRequest) -> Response:
         body = await read(http, ChatRequest)
-        served = self._model(body.model)
+        served = self._kept(body)
         replies = Replies(body.model, chat=True, thinking=body.think is not False)
         if not body.messages:
-            return _loaded(served, body, replies)
+            return await _loaded(served, body, replies)
         request = chat_request(body, served.defaults, await _grammar(body.format))
         return await _answer(http, served, request, replies, stream=body.stream is not False)
 
     async def generate(self, http: HttpRequest) -> Response:
         body = await read(http, GenerateRequest)
-        served = self._model(body.model)
+        served = self._kept(body)
         replies = Replies(body.model, chat=False, thinking=body.think is not False)
         if not body.prompt:
-            return _loaded(served, body, replies)
+            return await _loaded(served, body, replies)
         request = generate_request(body, served.defaults, await _grammar(body.format))
         return await _answer(http, served, request, replies, stream=body.stream is not False)
 
     async def embed(self, http: HttpRequest) -> Response:
         began = time.monotonic()
         body = await read(http, EmbedBody)
-        served = self._model(body.model)
+        served = self._kept(body)
         request = embed_request(body)
         found = Embeddings((), 0)
         if request.texts:
@@ -149,8 +154,7 @@ class _Handlers:
 
     async def embeddings(self, http: HttpRequest) -> Response:
         body = await read(http, EmbeddingsBody)
-        served = self._model(body.model)
-        check_keep_alive(body.keep_alive)
+        served = self._kept(body)
         if not body.prompt:
             return json(EmbeddingsReply([]))
         request = EmbedRequest((body.prompt,), normalise=False)
@@ -174,6 +178,13 @@ class _Handlers:
     async def alive(self, _http: HttpRequest) -> Response:
         return PlainTextResponse("Ollama is running")
 
+    def _kept(self, body: ChatRequest | GenerateRequest | EmbedBody | EmbeddingsBody) -> Served:
+        """The model that is asked; from now on it stays in memory for as long as was asked."""
+        served = self._model(body.model)
+        if body.keep_alive is not None:
+            served.engine.unload_after(keep_alive(body.keep_alive))
+        return served
+
     def _model(self, name: str) -> Served:
         try:
             return self._state.resolve(name)
@@ -194,12 +205,21 @@ async def _answer(
         return json(replies.whole(await events.answer(http)))
 
 
-def _loaded(served: Served, body: ChatRequest | GenerateRequest, replies: Replies) -> Response:
-    check_keep_alive(body.keep_alive)
-    status = served.engine.status
-    if status.state == "failed":
-        raise Problem(503, status.message)
-    return json(replies.loaded())
+async def _loaded(
+    served: Served, body: ChatRequest | GenerateRequest, replies: Replies
+) -> Response:
+    """For a request without a prompt: the model is loaded, or unloaded when it shall not be
+    kept."""
+    engine = served.engine
+    if body.keep_alive is not None and keep_alive(body.keep_alive) == 0:
+        engine.unload()
+        return json(replies.loaded("unload"))
+    engine.load()
+    while engine.status.state == "loading":
+        await asyncio.sleep(LOOK_SECONDS)
+    if engine.status.state != "ready":
+        raise Problem(503, engine.status.message or "the model is not loaded")
+    return json(replies.loaded("load"))
 
 
 async def _grammar(wanted: str | dict[str, Any] | None) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 
 from runtime_stub.server.ollama_types import Details, Model, Running, Show
 from runtime_stub.server.state import Served
 
 NEVER = "9999-12-31T23:59:59Z"
-"""When a pack unloads its model."""
+"""When a model is unloaded that stays."""
 _PARAMETERS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "seed")
 
 
@@ -33,16 +34,17 @@ def list_entry(served: Served) -> Model:
 def running_entry(served: Served) -> Running | None:
     """Its entry among the models that are loaded, None while it is not."""
     facts = served.engine.facts
-    if facts is None:
+    if facts is None or served.engine.status.state != "ready":
         return None
     name = tagged(served.name)
+    left = served.engine.unloads_in
     return Running(
         name=name,
         model=name,
         size=served.size,
         digest=served.sha256,
         details=_details(served),
-        expires_at=NEVER,
+        expires_at=NEVER if left is None else timestamp(time.time() + max(0.0, left)),
         size_vram=0,
         context_length=facts.context,
     )

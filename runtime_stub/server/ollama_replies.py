@@ -57,9 +57,9 @@ class Replies:
         self._thinking = thinking
         self._began = time.monotonic()
 
-    def loaded(self) -> ChatReply | GenerateReply:
-        """The answer to a request that only wants the model to be loaded."""
-        return self._document(Piece(), reason="load")
+    def loaded(self, reason: str) -> ChatReply | GenerateReply:
+        """The answer to a request that only wants the model to be loaded, or unloaded."""
+        return self._document(Piece(), reason=reason)
 
     def whole(self, answer: Answer) -> ChatReply | GenerateReply:
         """The answer in one document."""

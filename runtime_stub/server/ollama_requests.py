@@ -6,6 +6,7 @@ not supported.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ from runtime_stub.server.state import Defaults
 MAX_TOP_LOGPROBS = 20
 _EFFORTS = ("low", "medium", "high")
 _DURATION = re.compile(r"[-+]?(\d+|((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))+)")
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST = 10 * 365 * 86400.0
 _WHOLE_CONTEXT = int(SETTINGS["repeat_last_n"].maximum or 0)
 _SAMPLING = [name for name in SETTINGS if name in Options.__struct_fields__]
 
@@ -74,20 +78,34 @@ def embed_request(body: EmbedBody) -> EmbedRequest:
     """Texts to turn into vectors."""
     if body.dimensions is not None and body.dimensions < 1:
         raise _wrong("dimensions", "must be at least 1")
-    check_keep_alive(body.keep_alive)
     return EmbedRequest((body.input,) if isinstance(body.input, str) else tuple(body.input))
 
 
-def check_keep_alive(value: float | str | None) -> None:
-    """Refuse what is neither a number of seconds nor a duration."""
-    if isinstance(value, str) and not _DURATION.fullmatch(value):
-        raise _wrong("keep_alive", f'must be a number or a duration like "5m", not {value[:40]!r}')
+def keep_alive(value: float | str) -> float | None:
+    """Seconds that a model shall stay in memory unused, None for ever.
+
+    Refuses what is neither a number of seconds nor a duration.
+    """
+    if isinstance(value, str):
+        if not _DURATION.fullmatch(value):
+            raise _wrong(
+                "keep_alive", f'must be a number or a duration like "5m", not {value[:40]!r}'
+            )
+        sign = -1.0 if value.startswith("-") else 1.0
+        parts = _PART.findall(value)
+        value = sign * (
+            sum(float(number) * _SECONDS[unit] for number, unit in parts)
+            if parts
+            else float(value.lstrip("+-"))
+        )
+    if math.isnan(value):
+        raise _wrong("keep_alive", "must be a number of seconds")
+    return None if value < 0 or value > _LONGEST else float(value)
 
 
 def _with_settings(
     request: Request, body: ChatRequest | GenerateRequest, defaults: Defaults
 ) -> Request:
-    check_keep_alive(body.keep_alive)
     options = body.options or Options()
     most = defaults.max_tokens
     if options.num_predict is not None:

@@ -22,7 +22,7 @@ from runtime_stub.server.bridge import KEEP_ALIVE
 from runtime_stub.server.grammars import checked_grammar
 from runtime_stub.server.openai_chat import DONE, Head, finish_reason
 from runtime_stub.server.openai_errors import error_reply
-from runtime_stub.server.openai_requests import MAX_CHOICES, MAX_LOGPROBS, bounded
+from runtime_stub.server.openai_requests import MAX_CHOICES, MAX_LOGPROBS, adapters_of, bounded
 from runtime_stub.server.openai_types import Harmless, StreamOptions, Usage, usage_of
 from runtime_stub.server.replies import Problem, problem_of, sse
 from runtime_stub.server.sampling import limit, sampling_of, stops
@@ -51,6 +51,8 @@ class CompletionRequest(Harmless, kw_only=True, forbid_unknown_fields=True):
     """Not supported."""
     grammar: str | None = None
     """GBNF that the answer must follow."""
+    lora: list[AdapterChoice] | None = None
+    """Adapters to answer with, instead of those that the model's name means."""
 
 
 class OldLogprobs(msgspec.Struct):
@@ -126,6 +128,7 @@ async def completion_requests(asked: CompletionRequest, model: Served) -> list[R
         grammar = await checked_grammar(asked.grammar, "grammar")
     sampling = sampling_of(asked, model.defaults.sampling, model.engine.facts)
     asked_limit = limit(max_tokens=asked.max_tokens)
+    adapters = adapters_of(asked.lora, model)
     return [
         Request(
             text=prompt if isinstance(prompt, str) else None,
@@ -137,6 +140,7 @@ async def completion_requests(asked: CompletionRequest, model: Served) -> list[R
             logprobs=logprobs,
             grammar=grammar,
             reasoning=False,
+            adapters=adapters,
         )
         for prompt in prompts
     ]

@@ -8,6 +8,7 @@ from typing import Any
 from runtime_stub.engine.messages import Request
 from runtime_stub.server.grammars import checked_grammar, json_grammar, schema_grammar
 from runtime_stub.server.openai_types import (
+    AdapterChoice,
     ChatRequest,
     Function,
     JsonFormat,
@@ -24,6 +25,7 @@ from runtime_stub.server.state import Served
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20
 MAX_TOOLS = 128
+MAX_SCALE = 100
 
 
 async def chat_request(chat: ChatRequest, model: Served) -> Request:
@@ -50,7 +52,32 @@ async def chat_request(chat: ChatRequest, model: Served) -> Request:
         parallel_tool_calls=chat.parallel_tool_calls is not False,
         reasoning=chat.reasoning_format != "none",
         template_arguments=template_arguments(chat.reasoning_effort, chat.chat_template_kwargs),
+        adapters=adapters_of(chat.lora, model),
     )
+
+
+def adapters_of(
+    chosen: Sequence[AdapterChoice] | None, model: Served
+) -> tuple[tuple[str, float | None], ...] | None:
+    """The adapters that a request chooses, None where it says nothing. Raises Problem (400)."""
+    if chosen is None:
+        return None
+    names = [adapter.name for adapter in model.adapters]
+    found: list[tuple[str, float | None]] = []
+    for number, choice in enumerate(chosen):
+        place = f"lora[{number}]"
+        if (choice.name is None) == (choice.id is None):
+            raise Problem(400, f"{place}: either a name or an id is needed", place)
+        name = choice.name
+        if choice.id is not None:
+            name = names[choice.id] if 0 <= choice.id < len(names) else f"number {choice.id}"
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise Problem(400, f"{place}: there is no adapter {name!r}; known: {known}", place)
+        if choice.scale is not None and not -MAX_SCALE <= choice.scale <= MAX_SCALE:
+            raise Problem(400, f"{place}.scale: from -{MAX_SCALE} to {MAX_SCALE}", f"{place}.scale")
+        found.append((name, choice.scale))
+    return tuple(found)
 
 
 def message_of(message: Message) -> dict[str, Any]:

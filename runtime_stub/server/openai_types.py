@@ -132,6 +132,14 @@ class StreamOptions(msgspec.Struct):
     """Without effect."""
 
 
+class AdapterChoice(msgspec.Struct, forbid_unknown_fields=True):
+    """A LoRA adapter to answer with, by its name or as llama-server numbers them."""
+
+    name: str | None = None
+    id: int | None = None
+    scale: float | None = None
+
+
 class ChatRequest(Harmless, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/chat/completions."""
 
@@ -157,6 +165,8 @@ class ChatRequest(Harmless, kw_only=True, forbid_unknown_fields=True):
     """With "none", reasoning is part of the content."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Further variables for the chat template."""
+    lora: list[AdapterChoice] | None = None
+    """Adapters to answer with, instead of those that the model's name means."""
     store: bool | None = None
     """Nothing is stored, whatever it says."""
     modalities: list[Literal["text"]] | None = None

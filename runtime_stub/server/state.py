@@ -28,8 +28,60 @@ class Engine(Protocol):
     def facts(self) -> ModelFacts | None:
         """What the model is; None until it is ready."""
 
+    @property
+    def unloads_in(self) -> float | None:
+        """Seconds until the model is unloaded if nobody asks anything; None for never."""
+
     def submit(self, request: AnyRequest, sink: Sink) -> AnyTicket:
         """Queue a request; `sink` gets its events, from threads of the engine."""
+
+    def load(self) -> None:
+        """Bring the model into memory, in the background, without a request."""
+
+    def unload(self) -> None:
+        """Take the model out of memory when nothing is in flight; the next request brings it
+        back."""
+
+    def unload_after(self, seconds: float | None) -> None:
+        """Unload the model whenever it had nothing to do for so long; None for never."""
+
+
+class EngineAround:
+    """An engine around another, for those that change one thing about it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def status(self) -> Status:
+        """As of the engine inside; so are the rest."""
+        return self._engine.status
+
+    @property
+    def facts(self) -> ModelFacts | None:
+        """What the model is; None until it is ready."""
+        return self._engine.facts
+
+    @property
+    def unloads_in(self) -> float | None:
+        """Seconds until the model is unloaded if nobody asks anything; None for never."""
+        return self._engine.unloads_in
+
+    def submit(self, request: AnyRequest, sink: Sink) -> AnyTicket:
+        """Queue a request."""
+        return self._engine.submit(request, sink)
+
+    def load(self) -> None:
+        """Bring the model into memory."""
+        self._engine.load()
+
+    def unload(self) -> None:
+        """Take the model out of memory."""
+        self._engine.unload()
+
+    def unload_after(self, seconds: float | None) -> None:
+        """Say how long the model may be idle."""
+        self._engine.unload_after(seconds)
 
 
 @dataclass(frozen=True)
@@ -39,6 +91,17 @@ class Defaults:
     sampling: Sampling = field(default_factory=Sampling)
     system: str | None = None
     max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter, as clients see it."""
+
+    name: str
+    scale: float
+    """How strongly it works when it is chosen without one."""
+    always: bool
+    """Whether it works where a request chooses nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +122,8 @@ class Served:
     "context_length", "licence", "chat_template" and others; any may be missing."""
     template: str | None = None
     """The recipe's chat template, if it replaces the model's."""
+    adapters: tuple[Adapter, ...] = ()
+    """Those that requests may choose."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +131,7 @@ class State:
     """What is served."""
 
     models: tuple[Served, ...]
-    """At least one; the first is the default."""
+    """At least one; the first is the default. A model with an adapter is one of its own."""
     parallel: int = 1
     """How many requests are worked on at once."""
     tally: Tally = field(default_factory=Tally)

@@ -30,10 +30,12 @@ class Health(msgspec.Struct):
     """Whether it can answer."""
 
     status: str
-    """"ok", "loading", "failed" or "closed"."""
+    """"ok", "unloaded" (until somebody asks), "loading", "failed" or "closed"."""
     progress: float | UnsetType = UNSET
     """Of loading, from 0 to 1."""
     error: str | UnsetType = UNSET
+    models: dict[str, str] | UnsetType = UNSET
+    """What each of several models is doing, in the same words; "ready" for one that is loaded."""
 
 
 class Modalities(msgspec.Struct):
@@ -66,6 +68,16 @@ class Props(msgspec.Struct):
     """None until it is loaded."""
 
 
+class AdapterEntry(msgspec.Struct):
+    """A LoRA adapter of a model."""
+
+    id: int
+    """Its number, from 0, which requests may name it by."""
+    name: str
+    scale: float
+    """How strongly it works where a request chooses nothing."""
+
+
 class Slot(msgspec.Struct):
     """Room for one request. Slots have no identity: the first ones are those in use."""
 
@@ -85,6 +97,14 @@ def face(state: State, faces: Callable[[], Sequence[Face]]) -> Face:
             Operation("GET", "/health", handlers.health, "Whether it can answer", None, Health),
             Operation("GET", "/metrics", handlers.metrics, "Metrics in Prometheus' format"),
             Operation("GET", "/props", handlers.props, "Settings", None, Props),
+            Operation(
+                "GET",
+                "/lora-adapters",
+                handlers.adapters,
+                "A model's LoRA adapters",
+                None,
+                list[AdapterEntry],
+            ),
             Operation("GET", "/slots", handlers.slots, "Slots", None, list[Slot]),
             Operation("GET", "/openapi.json", handlers.openapi, "This document", None, Any),
         ),
@@ -106,9 +126,13 @@ class _Handlers:
         return PlainTextResponse(_FRONT.format(name=self._state.models[0].name))
 
     async def health(self, _http: HttpRequest) -> Response:
-        status = self._state.models[0].engine.status
-        ready = status.state == "ready"
+        engine = self._state.models[0].engine
+        status = engine.status
+        # Unloaded for lack of work, it is as able to answer as before.
+        ready = status.state == "ready" or (status.state == "unloaded" and engine.facts is not None)
         health = Health("ok" if ready else status.state)
+        if len(self._state.models) > 1:
+            health.models = {model.name: model.engine.status.state for model in self._state.models}
         if status.state == "loading":
             health.progress = round(status.progress, 3)
         if status.message:
@@ -137,6 +161,15 @@ class _Handlers:
         )
         build = f"satchel {__version__}"
         return json(Props(model.name, self._state.parallel, settings, build, Modalities(), facts))
+
+    async def adapters(self, http: HttpRequest) -> Response:
+        model = self._state.resolve(http.query_params.get("model"))
+        return json(
+            [
+                AdapterEntry(number, adapter.name, adapter.scale if adapter.always else 0.0)
+                for number, adapter in enumerate(model.adapters)
+            ]
+        )
 
     async def slots(self, _http: HttpRequest) -> Response:
         with self._state.tally.lock:

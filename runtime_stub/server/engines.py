@@ -1,0 +1,80 @@
+"""The engines behind a server: one process for each model, started when it is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from runtime_stub.engine.interface import AnyTicket, Sink
+from runtime_stub.engine.messages import AnyRequest, EngineSettings, Request
+from runtime_stub.engine.remote import RemoteEngine, StartProcess
+from runtime_stub.engine.residence import Residence, Stay
+from runtime_stub.models import PackedModel
+from runtime_stub.server.state import Engine, EngineAround
+
+OVERHEAD = 96 << 20
+"""Bytes of memory that an engine's process takes beside the model's, at most."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """When models are in memory."""
+
+    memory: int
+    """Bytes that they may take together; what does not fit takes turns."""
+    lazy: bool = False
+    """Whether even the first is loaded only when it is asked."""
+    idle: float | None = None
+    """Seconds without a request after which one is unloaded; None for never."""
+
+
+def start_engines(
+    models: Sequence[PackedModel],
+    start: StartProcess,
+    settings: Callable[[PackedModel], EngineSettings],
+    keeping: Keeping,
+    on_stop: Callable[[str, str], None],
+) -> list[RemoteEngine]:
+    """An engine for each model. The first begins to load, unless it shall be lazy.
+
+    Models that differ in prompts and sampling only share one. `on_stop` is told the model's name
+    and in words what happened when an engine's process ended unasked.
+    """
+    residence = Residence(keeping.memory)
+    made: dict[tuple[object, ...], RemoteEngine] = {}
+    engines = []
+    for model in models:
+        recipe = model.recipe
+        key = (recipe.entry, recipe.template, recipe.context, recipe.adapters)
+        if key not in made:
+            stay = Stay(residence, need(model), keeping.lazy or bool(made), keeping.idle)
+            name = model.name
+            made[key] = RemoteEngine(
+                start,
+                name,
+                settings(model),
+                on_stop=lambda reason, name=name: on_stop(name, reason),  # type: ignore[misc]
+                stay=stay,
+            )
+        engines.append(made[key])
+    return engines
+
+
+def need(model: PackedModel) -> int:
+    """Bytes of memory to run it, as the packer estimated."""
+    stated = model.entry.metadata.get("memory_needed")
+    return OVERHEAD + (stated if isinstance(stated, int) else model.entry.size)
+
+
+class Adapted(EngineAround):
+    """An engine whose requests are answered with certain adapters, unless they choose others."""
+
+    def __init__(self, engine: Engine, adapters: tuple[tuple[str, float | None], ...]) -> None:
+        super().__init__(engine)
+        self._adapters = adapters
+
+    def submit(self, request: AnyRequest, sink: Sink) -> AnyTicket:
+        """Queue a request."""
+        if isinstance(request, Request) and request.adapters is None:
+            request = replace(request, adapters=self._adapters)
+        return super().submit(request, sink)
