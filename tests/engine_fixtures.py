@@ -123,7 +123,8 @@ class ScriptedEngine(Engine):
 
     def load(self) -> None:
         self.told.append("load")
-        self._status = Status("ready", 1.0)
+        if self._status.state == "unloaded":
+            self._status = Status("ready", 1.0)
 
     def unload(self) -> None:
         self.told.append("unload")

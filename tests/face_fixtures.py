@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,7 +16,8 @@ from engine_fixtures import ScriptedEngine, eventually
 
 from runtime_stub.engine.messages import Event, ModelFacts, Request, Sampling, Usage
 from runtime_stub.server.app import make_app
-from runtime_stub.server.state import Defaults, Served, State
+from runtime_stub.server.engines import Adapted
+from runtime_stub.server.state import Adapter, Defaults, Served, State
 
 USAGE = Usage(10, 4, 2, 0.1, 0.2)
 FACTS = ModelFacts(
@@ -57,11 +59,30 @@ def state_of(engine: ScriptedEngine) -> State:
     return State((served,))
 
 
+def state_with_adapters(engine: ScriptedEngine) -> State:
+    """`engine`, served as "pack", and with each of its two adapters, of which one always works."""
+    adapters = (Adapter("red", 0.5, always=False), Adapter("blue", 1.0, always=True))
+    (served,) = state_of(engine).models
+    served = replace(served, adapters=adapters)
+    return State(
+        (
+            served,
+            replace(served, name="pack:base", engine=Adapted(engine, ())),
+            replace(served, name="pack:red", engine=Adapted(engine, (("red", None),))),
+        )
+    )
+
+
 def send(engine: ScriptedEngine, method: str, path: str, **arguments: Any) -> httpx.Response:
     """The reply of an application that serves `engine`."""
+    return send_to(state_of(engine), method, path, **arguments)
+
+
+def send_to(state: State, method: str, path: str, **arguments: Any) -> httpx.Response:
+    """The reply of an application that serves `state`."""
 
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(make_app(state_of(engine)))
+        transport = httpx.ASGITransport(make_app(state))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **arguments)
 

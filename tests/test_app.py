@@ -124,11 +124,20 @@ def test_models() -> None:
         (Status("loading", 0.25), 503, {"status": "loading", "progress": 0.25}),
         (Status("failed", message="no"), 503, {"status": "failed", "error": "no"}),
         (Status("closed"), 503, {"status": "closed"}),
+        # It was loaded before, and is as able to answer as then.
+        (Status("unloaded"), 200, {"status": "ok"}),
     ],
 )
 def test_health(status: Status, code: int, document: dict[str, Any]) -> None:
     response = send(with_status(status), "GET", "/health")
     assert (response.status_code, response.json()) == (code, document)
+
+
+def test_health_before_the_first_request() -> None:
+    engine = with_status(Status("unloaded"))
+    engine._facts = None
+    response = send(engine, "GET", "/health")
+    assert (response.status_code, response.json()) == (503, {"status": "unloaded"})
 
 
 def with_status(status: Status) -> ScriptedEngine:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 from typing import Any
 
@@ -151,6 +152,34 @@ def test_keep_alive_is_accepted(value: float | str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (0, 0.0),
+        (3.5, 3.5),
+        ("300", 300.0),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("1.5h", 5400.0),
+        ("300ms", 0.3),
+        (-1, None),
+        ("-1", None),
+        ("-1m", None),
+        (1e300, None),
+    ],
+)
+def test_keep_alive_tells_the_engine(value: float | str, seconds: float | None) -> None:
+    engine = scripted(HELLO)
+    chat(engine, keep_alive=value)
+    assert engine.told == [pytest.approx(seconds)]
+
+
+def test_without_keep_alive_nothing_is_told() -> None:
+    engine = scripted(HELLO)
+    chat(engine)
+    assert engine.told == []
+
+
+@pytest.mark.parametrize(
     ("think", "arguments"),
     [
         (True, {"enable_thinking": True}),
@@ -284,9 +313,15 @@ def test_loading() -> None:
     engine = scripted()
     document = send(engine, "POST", "/api/generate", json={"model": "pack"}).json()
     assert (document["response"], document["done"], document["done_reason"]) == ("", True, "load")
+    assert engine.told == ["load"]
     document = chat(engine, messages=[], keep_alive=0).json()
     assert document["message"] == {"role": "assistant", "content": ""}
-    assert (document["done"], document["done_reason"]) == (True, "load")
+    assert (document["done"], document["done_reason"]) == (True, "unload")
+    assert engine.told[1:] == [0.0, "unload"]
+    assert send(engine, "GET", "/api/ps").json() == {"models": []}
+    document = chat(engine, messages=[]).json()
+    assert document["done_reason"] == "load"
+    assert engine.status.state == "ready"
     assert engine.requests == []
 
 
@@ -367,7 +402,12 @@ def test_show() -> None:
 def test_loaded_models() -> None:
     (model,) = send(scripted(), "GET", "/api/ps").json()["models"]
     assert (model["name"], model["context_length"], model["size_vram"]) == ("pack:latest", 4096, 0)
+    assert model["expires_at"].startswith("9999")
     engine = scripted()
+    engine.unloads_in = 60.0
+    (model,) = send(engine, "GET", "/api/ps").json()["models"]
+    left = datetime.fromisoformat(model["expires_at"].replace("Z", "+00:00")).timestamp()
+    assert 0 < left - time.time() <= 60
     engine._facts = None
     assert send(engine, "GET", "/api/ps").json() == {"models": []}
 

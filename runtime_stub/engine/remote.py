@@ -67,7 +67,8 @@ class RemoteEngine:
         on_stop: Callable[[str], None] = lambda _: None,
         stay: Stay | None = None,
     ) -> None:
-        """Start the process, and loading the pack's `model` there, in the background; `stay` may say that it comes later, and leaves again.
+        """Start the process, and loading the pack's `model` there, in the background; `stay`
+        may say that it comes later, and leaves again.
 
         `on_stop` is told, in words, of each process that ended unasked.
         """
@@ -282,7 +283,6 @@ class RemoteEngine:
         connection.send(self._first)
         with self._changed:
             self._process, self._connection, self._worked = process, connection, False
-            self._last_used = time.monotonic()
             if self._closing:
                 connection.send(Close())
         patience = _GRACE
@@ -346,6 +346,7 @@ class RemoteEngine:
             elif self._refusal is None:
                 self._set(status)
                 if status.state == "ready":
+                    self._last_used = time.monotonic()
                     for entry in self._requests.values():
                         self._hand_over(entry, late=True)
                     self._leave_if_done()

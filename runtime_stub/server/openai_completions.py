@@ -23,7 +23,7 @@ from runtime_stub.server.grammars import checked_grammar
 from runtime_stub.server.openai_chat import DONE, Head, finish_reason
 from runtime_stub.server.openai_errors import error_reply
 from runtime_stub.server.openai_requests import MAX_CHOICES, MAX_LOGPROBS, adapters_of, bounded
-from runtime_stub.server.openai_types import Harmless, StreamOptions, Usage, usage_of
+from runtime_stub.server.openai_types import AdapterChoice, Harmless, StreamOptions, Usage, usage_of
 from runtime_stub.server.replies import Problem, problem_of, sse
 from runtime_stub.server.sampling import limit, sampling_of, stops
 from runtime_stub.server.state import Served
