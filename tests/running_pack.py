@@ -49,6 +49,7 @@ class Place:
             stdin=None if given is not None else subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             env=self.environment(**environment),
             timeout=120,
             check=False,

@@ -287,6 +287,10 @@ bool open_cache(struct cache *cache, bool create)
     struct stat root_info, info;
     if (cache->runtimes >= 0)
         return true;
+    if (!is_utf8(cache->root)) { /* what Python is frozen with can't start from there */
+        because(cache, UNUSABLE, "its path is not UTF-8 text");
+        return false;
+    }
     int root = open_root(cache, create);
     if (root < 0)
         return false;

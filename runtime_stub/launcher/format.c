@@ -138,6 +138,15 @@ static size_t character_length(const uint8_t *text)
     return length;
 }
 
+bool is_utf8(const char *text)
+{
+    size_t length;
+    for (const uint8_t *here = (const uint8_t *)text; *here != '\0'; here += length)
+        if ((length = character_length(here)) == 0)
+            return false;
+    return true;
+}
+
 /* The same rules as check_path in archive.py. `path` holds no NUL byte. */
 static bool path_is_safe(const char *path)
 {
@@ -150,13 +159,7 @@ static bool path_is_safe(const char *path)
         if (*part == '\0')
             break;
     }
-    for (const uint8_t *text = (const uint8_t *)path; *text != '\0';) {
-        size_t length = character_length(text);
-        if (length == 0 || *text == '\\')
-            return false;
-        text += length;
-    }
-    return strcmp(path, INDEX_FILE) != 0;
+    return is_utf8(path) && strchr(path, '\\') == NULL && strcmp(path, INDEX_FILE) != 0;
 }
 
 size_t index_length(const uint8_t *head)

@@ -22,6 +22,9 @@
 #define PROGRAM_FILE "satchel-runtime" /* what is started */
 #define LOADER_FILE "_internal/ld-linux.so.2"  /* the dynamic loader that starts it, if it has its own */
 
+/* Whether `text`, which ends with a NUL byte, is UTF-8. */
+bool is_utf8(const char *text);
+
 enum footer_status { FOOTER_FOUND, FOOTER_MISSING, FOOTER_NEWER, FOOTER_DAMAGED };
 
 struct footer {
