@@ -293,9 +293,7 @@ def test_no_folder_at_all(fresh: Place) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize(
-    ("size", "code"), [("20m", 73), ("80m,nr_inodes=50", 73), ("80m", 8)]
-)
+@pytest.mark.parametrize(("size", "code"), [("20m", 73), ("80m,nr_inodes=50", 73), ("80m", 8)])
 def test_full_disk(compressed: Path, tmp_path: Path, size: str, code: int) -> None:
     """No room for the runtime, no room while it is written, none for the model."""
     there = place(tmp_path, source=compressed)
