@@ -114,6 +114,19 @@ def test_stop_reasons(reason: str, expected: str) -> None:
     assert message(scripted(events)).json()["stop_reason"] == expected
 
 
+def test_the_stop_sequence_is_told() -> None:
+    events: list[Event | float] = [
+        PromptRead(10, 4),
+        Text("a"),
+        ChoiceEnd("stop", stop="END"),
+        Finished("stop", USAGE, "END"),
+    ]
+    document = message(scripted(events), stop_sequences=["END"]).json()
+    assert (document["stop_reason"], document["stop_sequence"]) == ("stop_sequence", "END")
+    *_, delta, _ = events_of(message(scripted(events), stop_sequences=["END"], stream=True))
+    assert delta["delta"] == {"stop_reason": "stop_sequence", "stop_sequence": "END"}
+
+
 def test_uses_of_tools() -> None:
     content = message(scripted(CALLS), tools=[WEATHER]).json()["content"]
     assert content == [
@@ -366,6 +379,7 @@ def test_count_tokens() -> None:
     assert isinstance(request, TokenizeRequest)
     assert request.messages == ({"role": "system", "content": "Rhyme."}, USER)
     assert [tool["name"] for tool in request.tools] == ["weather"]
+    assert request.template_arguments == {"enable_thinking": False}
 
 
 # What is refused.
@@ -426,6 +440,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"temperature": 11}, "temperature "),
         ({"top_k": 0.5}, "top_k: "),
         ({"stop_sequences": ["x"] * 17}, "stop_sequences: "),
+        ({"stop_sequences": [""]}, "stop_sequences: "),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema: "),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type: "),
         ({"tool_choice": {"type": "any"}}, "tool_choice: "),

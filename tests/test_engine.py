@@ -23,6 +23,7 @@ from runtime_stub.engine import engine as module
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.messages import (
     FIT_REQUEST,
+    Begun,
     EngineSettings,
     Event,
     Failed,
@@ -62,7 +63,8 @@ def answer(engine: Engine, request: Request) -> str:
 
 def test_answer(sample_engine: Engine) -> None:
     events = list(sample_engine.answer(ask(FRANCE)))
-    assert isinstance(events[0], PromptRead)
+    assert isinstance(events[0], Begun)
+    assert isinstance(events[1], PromptRead)
     assert "Paris" in text_of(events)
     assert finished(events).reason == "stop"
     assert finished(events).usage.prompt_tokens == 27

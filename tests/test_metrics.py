@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from typing import Any
@@ -12,6 +13,7 @@ from face_fixtures import FACTS, USAGE, scripted, state_of
 from starlette.types import ASGIApp
 
 from runtime_stub.engine.messages import (
+    Begun,
     ChoiceEnd,
     Embeddings,
     Event,
@@ -106,8 +108,8 @@ def test_embeddings() -> None:
 
 def test_requests_under_way() -> None:
     async def watch() -> list[Any]:
-        engine = scripted([], [PromptRead(1, 0)])
-        app = make_app(state_of(engine))
+        engine = scripted([], [Begun((1,)), PromptRead(1, 0)])
+        app = make_app(dataclasses.replace(state_of(engine), parallel=2))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             tasks = [asyncio.create_task(client.post(CHAT[1], json=CHAT[2])) for _ in range(2)]
@@ -118,14 +120,19 @@ def test_requests_under_way() -> None:
             for ticket in engine.tickets:
                 ticket.cancel()
             await asyncio.gather(*tasks)
-            return [*seen, (await client.get("/metrics")).text]
+            seen += [(await client.get("/metrics")).text, (await client.get("/slots")).json()]
+            return seen
 
-    during, slots, after = asyncio.run(watch())
+    during, slots, after, free = asyncio.run(watch())
     assert re.search(r"^satchel_requests_waiting 1\.0$", during, re.MULTILINE)
     assert re.search(r"^satchel_requests_running 1\.0$", during, re.MULTILINE)
     assert re.search(r"^satchel_requests_waiting 0\.0$", after, re.MULTILINE)
     assert re.search(r"^satchel_requests_running 0\.0$", after, re.MULTILINE)
-    assert slots == [{"id": 0, "is_processing": True}]
+    assert slots == [
+        {"id": 0, "model": "pack", "is_processing": False},
+        {"id": 1, "model": "pack", "is_processing": True},
+    ]
+    assert not any(slot["is_processing"] for slot in free)
 
 
 def test_histogram() -> None:

@@ -252,6 +252,8 @@ def test_template_arguments() -> None:
         ({"stop": 1}, "stop"),
         ({"stop": ["x"] * (MAX_STOPS + 1)}, "stop"),
         ({"stop": "x" * 2000}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["x", ""]}, "stop"),
         ({"n": 0}, "n"),
         ({"n": MAX_CHOICES + 1}, "n"),
         ({"stream": "yes"}, "stream"),
@@ -477,9 +479,11 @@ def test_tokenize() -> None:
     body = {"content": "Hi", "add_special": True}
     assert send(engine, "POST", "/tokenize", json=body).json() == {"tokens": [1, 2]}
     assert engine.requests[0] == TokenizeRequest("Hi", add_special=True)
-    body = {"messages": HELLO, "tools": [WEATHER]}
+    body = {"messages": HELLO, "tools": [WEATHER], "chat_template_kwargs": {"custom": 1}}
     assert send(engine, "POST", "/tokenize", json=body).json() == {"tokens": [3]}
-    assert engine.requests[1] == TokenizeRequest(messages=tuple(HELLO), tools=(TOLD,))
+    assert engine.requests[1] == TokenizeRequest(
+        messages=tuple(HELLO), tools=(TOLD,), template_arguments={"custom": 1}
+    )
 
 
 @pytest.mark.parametrize("body", [{}, {"content": "x", "messages": HELLO}, {"content": 1}])

@@ -27,7 +27,7 @@ from runtime_stub.engine.messages import (
     Usage,
 )
 from runtime_stub.engine.process import Load, run_engine
-from runtime_stub.engine.wire import Cancel, Close, Connection, Start, encode
+from runtime_stub.engine.wire import Cancel, Close, Connection, Ping, Start, encode
 from runtime_stub.errors import EngineError, FormatError, PackChangedError
 
 USAGE = Usage(1, 0, 1, 0.0, 0.0)
@@ -210,6 +210,15 @@ def test_facts_that_change_come_before_the_event(ready: Harness, engine: HandEng
     sink(Text("a"))
     sink(Text("b"))
     assert [ready.get() for _ in range(3)] == [engine.facts, Text("a"), Text("b")]
+
+
+def test_it_answers_pings_whatever_it_does(loading: Harness, engine: HandEngine) -> None:
+    loading.parent.send(Ping())
+    assert loading.get() == Ping()
+    engine.settle()
+    assert [loading.get(), loading.get()] == [FACTS, Status("ready", 1.0)]
+    loading.parent.send(Ping())
+    assert loading.get() == Ping()
 
 
 def test_cancel(ready: Harness, engine: HandEngine) -> None:

@@ -4,6 +4,8 @@ from typing import Any, cast
 
 import pytest
 
+from runtime_stub.engine.grammar import parse
+from runtime_stub.engine.matcher import Matcher
 from runtime_stub.engine.messages import Request, TokenizeRequest
 from runtime_stub.engine.model import Model
 from runtime_stub.engine.prompt import PromptBuilder
@@ -103,6 +105,11 @@ def test_template_arguments() -> None:
     assert model.seen == "True"
 
 
+def test_template_arguments_count_when_tokenising() -> None:
+    request = TokenizeRequest(messages=chat("?").messages, template_arguments={"much": "much"})
+    assert len(built(FakeModel("{{ much }}")).tokens(request)) == 1 + len("much")
+
+
 def test_empty_prompt() -> None:
     with pytest.raises(PromptError, match="empty"):
         built(FakeModel(adds_bos=False)).prompt(Request(text=""))
@@ -150,6 +157,25 @@ def test_forced_calls_have_a_grammar(choice: str) -> None:
 def test_forced_call_and_response_format_exclude_each_other() -> None:
     with pytest.raises(PromptError, match="exclude"):
         built(FakeModel(HERMES)).prompt(asked(tool_choice="required", grammar='root ::= "a"'))
+
+
+def test_an_answer_of_a_demanded_form_may_be_a_call_instead() -> None:
+    grammar = 'root ::= "yes" no\nno ::= "!"'
+    prompt = built(FakeModel(HERMES)).prompt(asked(grammar=grammar))
+    assert prompt.grammar is not None
+    for text, fits in (
+        ("yes!", True),
+        ('<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>', True),
+        ("no", False),
+    ):
+        matcher = Matcher(parse(prompt.grammar, 1 << 20))
+        assert (matcher.accept(text) and matcher.complete) == fits, text
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_whether_one_call_ends_the_answer(parallel: bool) -> None:
+    prompt = built(FakeModel(HERMES)).prompt(asked(parallel_tool_calls=parallel))
+    assert prompt.reading.single_call == (not parallel)
 
 
 def test_unknown_function_cannot_be_forced() -> None:

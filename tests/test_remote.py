@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from running_pack import wait_for
 
-from runtime_stub.engine import remote
+from runtime_stub.engine import pulse, remote
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.interface import AnyEngine
 from runtime_stub.engine.messages import (
@@ -65,7 +65,9 @@ def leave(code):
 def serve():
     ready()
     while (frame := wire.receive()).kind is not Close:
-        if frame.kind is TokenizeRequest:
+        if frame.kind is Ping:
+            wire.send(Ping())
+        elif frame.kind is TokenizeRequest:
             wire.send(Tokens((1, 2, 3)), frame.request)
         elif frame.kind is Cancel:
             wire.send(Finished("cancelled", done.usage), frame.request)
@@ -138,6 +140,16 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(remote, "_LOOK", 0.05)
     monkeypatch.setattr(remote, "_GRACE", 0.3)
+    # Most scripts expect no pings, and looks are short here.
+    monkeypatch.setattr(pulse, "PING_AFTER", 10**9)
+    monkeypatch.setattr(pulse, "PATIENCE", 10**9)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent process is given up after two seconds."""
+    monkeypatch.setattr(pulse, "PING_AFTER", 5)
+    monkeypatch.setattr(pulse, "PATIENCE", 40)
 
 
 @pytest.fixture
@@ -589,3 +601,46 @@ def test_parent_that_is_killed_takes_the_process_along() -> None:
         return True
 
     wait_for(gone, "the end of the process", 1)
+
+
+@pytest.mark.usefixtures("watched")
+class TestHung:
+    """Processes that neither work nor end."""
+
+    def test_one_that_is_stopped(self, make: Make) -> None:
+        engine, scripted = make(SERVE)
+        engine.wait_ready(10)
+        answer = submit(engine, "wait")
+        (first,) = scripted.processes
+        os.kill(first.pid, signal.SIGSTOP)
+        assert answer.last == Failed(
+            "engine", "the engine did not respond any more and was ended", AGAIN
+        )
+        assert submit(engine, "Hello").last == DONE
+        assert first.wait(5) == -signal.SIGKILL
+        assert len(scripted.processes) == 2
+
+    def test_one_that_computes_for_long(self, make: Make) -> None:
+        """It answers pings, and nothing else for much longer than patience lasts."""
+        engine, scripted = make(SERVE)
+        engine.wait_ready(10)
+        answer = submit(engine, "wait")
+        assert not answer.ended.wait(4)
+        assert submit(engine, "Hello").last == DONE
+        assert len(scripted.processes) == 1
+
+    def test_one_whose_work_never_ends(self, make: Make) -> None:
+        """Twice its time has passed, and nobody there gives the request up."""
+        engine, scripted = make(SERVE, timeout=0.4)
+        engine.wait_ready(10)
+        answer = submit(engine, "wait")
+        assert answer.last == Failed(
+            "engine", "the engine did not get on with a request and was ended", AGAIN
+        )
+        assert submit(engine, "Hello").last == DONE
+        assert len(scripted.processes) == 2
+
+    def test_one_that_is_stopped_while_it_loads(self, make: Make) -> None:
+        engine, scripted = make("os.kill(os.getpid(), signal.SIGSTOP)", SERVE)
+        assert submit(engine, "Hello").last == DONE
+        assert len(scripted.processes) == 2

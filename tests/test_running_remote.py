@@ -96,6 +96,25 @@ def test_engine_dies_during_an_answer(
     assert engine_of(server) != engine
 
 
+@pytest.mark.all  # it has a minute to answer
+def test_engine_hangs_during_an_answer(server: subprocess.Popen[str], address: str) -> None:
+    engine = engine_of(server)
+    story = body("Tell me a very long story.", stream=True, max_tokens=2000)
+    lines: list[str] = []
+    with (
+        contextlib.suppress(httpx.RemoteProtocolError),
+        httpx.stream("POST", f"{address}/v1/chat/completions", json=story, timeout=120) as reply,
+    ):
+        for line in reply.iter_lines():
+            if not lines:
+                os.kill(engine, signal.SIGSTOP)
+            lines.append(line)
+    assert any("did not respond" in line for line in lines)
+    assert "Paris" in answer(address).text
+    assert server.poll() is None
+    assert engine_of(server) != engine
+
+
 def test_engine_dies_while_idle(server: subprocess.Popen[str], address: str) -> None:
     engine = engine_of(server)
     os.kill(engine, signal.SIGKILL)

@@ -10,6 +10,7 @@ from runtime_stub.engine import scheduler as module
 from runtime_stub.engine.context import NO_ROOM, Context, ContextSize
 from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
+    Begun,
     ChoiceEnd,
     Event,
     Failed,
@@ -192,7 +193,7 @@ def test_one_request() -> None:
     bench = Bench()
     asked = bench.ask("tu")
     bench.run()
-    assert asked.events[0] == PromptRead(2, 0)
+    assert asked.events[:2] == [Begun((0,)), PromptRead(2, 0)]
     assert asked.text == "vwxyz"
     assert asked.reason == "stop"
     assert isinstance(asked.end, Finished)
@@ -369,6 +370,20 @@ def test_several_choices_read_the_prompt_once() -> None:
     assert isinstance(asked.end, Finished)
     assert (asked.end.usage.prompt_tokens, asked.end.usage.completion_tokens) == (20, 6)
     assert sum(len(batch) for batch in bench.context.batches) == 20 + 3
+
+
+def test_the_stop_string_is_told() -> None:
+    bench = Bench()
+    asked = bench.ask("a", stop=("xyz", "de"), max_tokens=9)
+    bench.run()
+    assert asked.text == "bc"
+    assert asked.end is not None
+    assert (asked.reason, getattr(asked.end, "stop", None)) == ("stop", "de")
+    (end,) = (event for event in asked.events if isinstance(event, ChoiceEnd))
+    assert end.stop == "de"
+    none = bench.ask("a", stop=("xyz",), max_tokens=3)
+    bench.run()
+    assert (none.reason, getattr(none.end, "stop", "")) == ("length", None)
 
 
 def test_choices_of_memory_that_cannot_be_shared() -> None:

@@ -53,9 +53,9 @@ def test_pieces(pieces: list[bytes], stop: list[str], expected: list[str]) -> No
 
 def test_stopped() -> None:
     stream = TextStream(["b"])
-    states = [stream.stopped]
+    states = [stream.stopped_by]
     assert stream.feed(b"abc") == "a"
-    assert [*states, stream.stopped] == [False, True]
+    assert [*states, stream.stopped_by] == [None, "b"]
     assert stream.feed(b"more") == ""
     assert stream.finish() == ""
 

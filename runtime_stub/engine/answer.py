@@ -24,13 +24,20 @@ class Answer:
             )
         )
         self._logprobs: list[TokenLogprob] = []
+        self._single = reading.single_call
+        self._over = False
         self.called = False
         """Whether a function was called."""
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop string has ended it."""
-        return self._text.stopped
+    def over(self) -> bool:
+        """Whether it has ended: by a stop string, or where a call too many began."""
+        return self._over or self.stopped_by is not None
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that has ended it."""
+        return self._text.stopped_by
 
     def feed(self, data: bytes, logprob: TokenLogprob | None) -> Iterator[Event]:
         """What can be told after one more token."""
@@ -51,7 +58,10 @@ class Answer:
         if final:
             pieces += self._parser.finish()
         for piece in pieces:
-            yield self._event(piece)
+            if self._single and isinstance(piece, parse.ToolCallStart) and self.called:
+                self._over = True
+            if not self._over:
+                yield self._event(piece)
 
     def _event(self, piece: parse.Piece) -> Event:
         if isinstance(piece, parse.Content):

@@ -151,6 +151,8 @@ class TokenizeRequest:
     tools: tuple[dict[str, Any], ...] = ()
     add_special: bool = False
     """For a text: add the tokens that start a prompt."""
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """For a chat: further variables for the chat template."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,14 @@ class DetokenizeRequest:
 
 
 AnyRequest = Request | EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The request has got its slots, one for each choice, and reads its prompt next. This is for
+    whoever watches the slots, and comes before all else or not at all."""
+
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -223,6 +233,8 @@ class ChoiceEnd:
     reason: str
     """One of "stop", "length", "tool_calls" or "cancelled"."""
     choice: int = 0
+    stop: str | None = None
+    """The stop string that ended it, if one did."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +255,8 @@ class Finished:
     reason: str
     """Why the first choice ended, as in ChoiceEnd."""
     usage: Usage
+    stop: str | None = None
+    """The stop string that ended the first choice, if one did."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +303,8 @@ class Failed:
 
 
 Event = (
-    PromptRead
+    Begun
+    | PromptRead
     | Text
     | Reasoning
     | ToolCall

@@ -23,7 +23,7 @@ from runtime_stub.engine.messages import (
     ModelFacts,
     Status,
 )
-from runtime_stub.engine.wire import Cancel, Close, Connection, Frame, Start, WireError
+from runtime_stub.engine.wire import Cancel, Close, Connection, Frame, Ping, Start, WireError
 from runtime_stub.errors import EngineError, PackChangedError, SatchelError
 
 Load = Callable[[Start, Callable[[float], None]], AnyEngine]
@@ -85,6 +85,8 @@ class _Child:
         if frame.kind is Close:
             # Not here: that the parent is gone must be noticed meanwhile.
             threading.Thread(target=self._close, name="closer", daemon=True).start()
+        elif frame.kind is Ping:
+            self._connection.send(Ping())
         elif frame.kind is Cancel:
             with self._lock:
                 ticket = self._tickets.get(frame.request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from runtime_stub.engine.either import either
 from runtime_stub.engine.families import Family, detect, opens_reasoning
 from runtime_stub.engine.messages import Request, TokenizeRequest
 from runtime_stub.engine.model import Model
@@ -49,14 +50,17 @@ class PromptBuilder:
         tools = request.tools if request.tool_choice != "none" else ()
         text = self._render(request.messages, tools, request.template_arguments)
         grammar = request.grammar
-        if tools and request.tool_choice not in ("auto", "none"):
+        if tools and request.tool_choice != "auto":
             if grammar is not None:
                 raise PromptError("a response format and a forced tool call exclude each other")
             grammar = self._call_grammar(request)
+        elif tools and grammar is not None:
+            grammar = either(grammar, self._call_grammar(request))
         reading = Reading(
             family=self._family,
             plain=not tools and not request.reasoning,
             tools=bool(tools),
+            single_call=not request.parallel_tool_calls,
             reasoning_open=opens_reasoning(self._family, text) and grammar is None,
             shown=self._shown if tools or request.reasoning else {},
         )
@@ -65,7 +69,8 @@ class PromptBuilder:
     def tokens(self, request: TokenizeRequest) -> list[int]:
         """Tokens of a text, or of a chat as it would be prompted. Raises PromptError."""
         if request.text is None:
-            return self._tokenise(self._render(request.messages, request.tools, {}))
+            arguments = request.template_arguments
+            return self._tokenise(self._render(request.messages, request.tools, arguments))
         add_bos = request.add_special and self._model.adds_bos
         return self._model.tokenize(request.text, special=True, add_bos=add_bos)
 
@@ -96,7 +101,7 @@ class PromptBuilder:
         from runtime_stub.engine.tool_grammar import tool_grammar
 
         name = request.tool_choice.removeprefix("function:")
-        chosen = None if request.tool_choice == "required" else name
+        chosen = None if request.tool_choice in ("auto", "required") else name
         made = tool_grammar(
             self._family,
             [{"type": "function", "function": tool} for tool in request.tools],

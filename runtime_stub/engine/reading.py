@@ -16,6 +16,8 @@ class Reading:
     plain: bool = True
     """All of it is the answer: neither reasoning nor calls are looked for."""
     tools: bool = False
+    single_call: bool = False
+    """An answer may call one function at most, and ends there."""
     reasoning_open: bool = False
     """The prompt ended inside reasoning."""
     shown: Mapping[int, bytes] = field(default_factory=dict)

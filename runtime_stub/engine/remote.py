@@ -34,8 +34,18 @@ from runtime_stub.engine.messages import (
     Usage,
 )
 from runtime_stub.engine.pending import Pending, RemoteTicket
+from runtime_stub.engine.pulse import Pulse
 from runtime_stub.engine.residence import Stay
-from runtime_stub.engine.wire import Cancel, Close, Connection, Frame, Start, WireError, encode
+from runtime_stub.engine.wire import (
+    Cancel,
+    Close,
+    Connection,
+    Frame,
+    Ping,
+    Start,
+    WireError,
+    encode,
+)
 from runtime_stub.errors import EngineError, PackChangedError
 
 StartProcess = Callable[[int], "subprocess.Popen[bytes]"]
@@ -49,6 +59,10 @@ _GRACE = 2.0
 _EVENTS = get_args(Event)
 _CLOSED = "the engine is shutting down"
 _CHANGED = Failed("changed", PackChangedError.meaning, "Start it again")
+
+
+class _HungError(Exception):
+    """The process neither works nor ends."""
 
 
 class RemoteEngine:
@@ -285,11 +299,13 @@ class RemoteEngine:
             self._process, self._connection, self._worked = process, connection, False
             if self._closing:
                 connection.send(Close())
-        patience = _GRACE
+        patience, reason = _GRACE, ""
         try:
             self._listen(connection)
         except WireError:
             patience = 0.0
+        except _HungError as error:
+            patience, reason = 0.0, str(error)
         finally:
             with self._changed:
                 self._connection = None
@@ -302,14 +318,22 @@ class RemoteEngine:
                 leaving, self._leaving = self._leaving, False
         if leaving and not any(entry.sent for entry in self._requests.values()):
             return self._worked, ""
-        return self._worked, self._lament(code)
+        return self._worked, self._lament(code, reason)
 
     def _listen(self, connection: Connection) -> None:
-        """Take in what the process says, until it is gone. Raises WireError for nonsense."""
+        """Take in what the process says, until it is gone. Raises WireError for nonsense, and
+        _HungError when it says nothing any more."""
+        pulse = Pulse()
         while True:
             try:
                 self._take(connection.receive(_LOOK))
+                pulse.heard()
             except TimeoutError:
+                if pulse.missed():
+                    connection.send(Ping())
+                if pulse.lost:
+                    raise _HungError("the engine did not respond any more and was ended") from None
+                self._see_overdue()
                 # While requests are held here, their time is watched here.
                 self._expire()
                 self._unload_if_idle()
@@ -324,7 +348,7 @@ class RemoteEngine:
             self._facts = message
         elif isinstance(message, Status):
             self._note(message)
-        else:
+        elif not isinstance(message, Ping):
             raise WireError(f"a {frame.kind.__name__} came from the engine")
 
     def _pass_on(self, request: int, event: Event) -> None:
@@ -355,10 +379,11 @@ class RemoteEngine:
         else:
             self._expire()
 
-    def _lament(self, code: int) -> str:
-        """Tell those whose answers died with the process; what happened, in words."""
+    def _lament(self, code: int, reason: str) -> str:
+        """Tell those whose answers died with the process; what happened, in words, `reason` if
+        that is known."""
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        reason = f"the engine stopped unexpectedly ({how})"
+        reason = reason or f"the engine stopped unexpectedly ({how})"
         event = Failed("engine", reason, "Ask again; it is starting anew")
         with self._changed:
             if code == PackChangedError.exit_code and self._refusal is None:
@@ -445,6 +470,17 @@ class RemoteEngine:
                 del self._requests[entry.identity]
         for entry in late:
             entry.send(Failed("timeout", "the engine was not ready in time", "Ask again later"))
+
+    def _see_overdue(self) -> None:
+        """Raise _HungError if a request should have been given up there, long ago: then the
+        process answers, but the thread that works for it does not."""
+        # One step may take long: as much again as the whole request may.
+        late = time.monotonic() - self._first.settings.timeout
+        with self._changed:
+            entries = list(self._requests.values())
+        for entry in entries:
+            if entry.sent and entry.deadline is not None and entry.deadline < late:
+                raise _HungError("the engine did not get on with a request and was ended")
 
     def _fail_all(self) -> None:
         with self._changed:

@@ -17,6 +17,7 @@ from runtime_stub.engine.candidates import Candidates
 from runtime_stub.engine.context import NO_ROOM, Context
 from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
+    Begun,
     ChoiceEnd,
     Failed,
     Finished,
@@ -53,8 +54,8 @@ class Scheduler:
         self._candidates = Candidates(model.vocabulary_size)
         self._pace = Pace()
         self._turns = Turns(apply)
-        self._ended: dict[Job, list[tuple[str, Usage]]] = {}
-        """Reasons and counts of the choices that are complete, of jobs that are not."""
+        self._ended: dict[Job, list[tuple[ChoiceEnd, Usage]]] = {}
+        """Ends and counts of the choices that are complete, of jobs that are not."""
 
     @property
     def idle(self) -> bool:
@@ -188,6 +189,7 @@ class Scheduler:
             slot.mix = job.mix
             slot.take(job, choice, sampler, Answer(choice, job.reading, request.stop))
             slot.cached = kept
+        job.send(Begun(tuple(slot.sequence for slot in self._slots_of(job))))
 
     def _fill_batch(self) -> tuple[int, int]:
         """How many generated and how many prompt tokens were put into the batch."""
@@ -291,7 +293,7 @@ class Scheduler:
         for event in slot.answer.feed(data, logprob):
             job.send(event)
         limit = job.generation.max_tokens
-        if slot.answer.stopped or self._model.ends_generation(choice.token):
+        if slot.answer.over or self._model.ends_generation(choice.token):
             self._end_choice(slot, "stop")
         elif (limit is not None and slot.generated >= limit) or (
             len(slot.tokens) + 1 >= self._context.size.tokens
@@ -315,7 +317,8 @@ class Scheduler:
             job.send(event)
         if reason == "stop" and answer.called:
             reason = "tool_calls"
-        job.send(ChoiceEnd(reason, slot.choice))
+        end = ChoiceEnd(reason, slot.choice, answer.stopped_by if reason == "stop" else None)
+        job.send(end)
         now = time.monotonic()
         first = slot.first_token or now
         usage = Usage(
@@ -331,9 +334,11 @@ class Scheduler:
             if other.waits:  # for a prompt that nobody reads any more
                 self._end_choice(other, reason)
         ended = self._ended.setdefault(job, [])
-        ended.insert(0 if was_first else len(ended), (reason, usage))
+        ended.insert(0 if was_first else len(ended), (end, usage))
         if not self._slots_of(job):
-            job.send(Finished(ended[0][0], _total([usage for _, usage in ended])))
+            first_end = ended[0][0]
+            usage = _total([usage for _, usage in ended])
+            job.send(Finished(first_end.reason, usage, first_end.stop))
             del self._ended[job]
 
     def _make_room(self) -> None:

@@ -17,8 +17,8 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(text for text in stop if text)
         self._held = ""
-        self.stopped = False
-        """Whether a stop string was found; nothing more comes out then."""
+        self.stopped_by: str | None = None
+        """The stop string that was found; nothing more comes out then."""
 
     def feed(self, data: bytes) -> str:
         """Text that is certain after `data`, possibly none."""
@@ -29,14 +29,14 @@ class TextStream:
         return self._release(self._decoder.decode(b"", final=True), final=True)
 
     def _release(self, text: str, *, final: bool) -> str:
-        if self.stopped:
+        if self.stopped_by is not None:
             return ""
         text = self._held + text
-        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        found = [(text.find(stop), -len(stop), stop) for stop in self._stop if stop in text]
         if found:
-            self.stopped = True
+            place, _, self.stopped_by = min(found)
             self._held = ""
-            return text[: min(found)]
+            return text[:place]
         keep = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

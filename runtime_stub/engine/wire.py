@@ -48,6 +48,11 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Ping:
+    """A sign of life. The engine's process answers each with another."""
+
+
+@dataclass(frozen=True)
 class Close:
     """End. What is in flight is given up."""
 
@@ -55,6 +60,7 @@ class Close:
 TYPES: tuple[type, ...] = (
     Start,
     Cancel,
+    Ping,
     Close,
     *get_args(AnyRequest),
     *get_args(Event),

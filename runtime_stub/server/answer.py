@@ -34,6 +34,8 @@ class Choice:
 
     reason: str = ""
     """Why it ended, as in ChoiceEnd; "" while it has not."""
+    stop: str | None = None
+    """The stop string that ended it, if one did."""
     calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -75,10 +77,12 @@ class Answer:
             call.name += event.name
             call.arguments += event.arguments
         elif isinstance(event, ChoiceEnd):
-            self._choice(event.choice).reason = event.reason
+            choice = self._choice(event.choice)
+            choice.reason, choice.stop = event.reason, event.stop
         elif isinstance(event, Finished):
             self.usage = event.usage
-            self._choice(0)
+            first = self._choice(0)
+            first.stop = first.stop or event.stop
             for choice in self.choices:
                 choice.reason = choice.reason or event.reason
 

@@ -75,7 +75,8 @@ class Replies:
         if choice.text:
             content.append(TextBlock(choice.text))
         content += _uses(choice.calls)
-        return self._message(content, stop_reason(choice.reason), answer.usage)
+        reason = stop_reason(choice.reason, choice.stop)
+        return self._message(content, reason, answer.usage, choice.stop)
 
     async def events(self, events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
         """The answer as server-sent events."""
@@ -109,12 +110,14 @@ class Replies:
         content: list[TextBlock | ThinkingBlock | ToolUseBlock],
         reason: str | None,
         usage: Usage,
+        stop: str | None = None,
     ) -> MessageReply:
         return MessageReply(
             id=f"msg_{self._identity}",
             model=self._model,
             content=content,
             stop_reason=reason,
+            stop_sequence=stop,
             usage=_usage(usage),
         )
 
@@ -162,8 +165,10 @@ class _Blocks:
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
 
 
-def stop_reason(reason: str) -> str:
-    """Why an answer ended. The engine does not tell whether a stop sequence ended it."""
+def stop_reason(reason: str, stop: str | None) -> str:
+    """Why an answer ended; `stop` is the stop sequence, if one ended it."""
+    if stop is not None:
+        return "stop_sequence"
     return _STOP_REASONS.get(reason, "end_turn")
 
 
@@ -186,7 +191,10 @@ def _usage(usage: Usage) -> TokenUsage:
 
 
 def _end(event: Finished) -> list[dict[str, Any]]:
-    delta = {"stop_reason": stop_reason(event.reason), "stop_sequence": None}
+    delta = {
+        "stop_reason": stop_reason(event.reason, event.stop),
+        "stop_sequence": event.stop,
+    }
     return [
         {"type": "message_delta", "delta": delta, "usage": _usage(event.usage)},
         {"type": "message_stop"},

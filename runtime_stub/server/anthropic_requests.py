@@ -61,7 +61,9 @@ def count_request(body: CountRequest, defaults: Defaults) -> TokenizeRequest:
     offered = body.tools or ()
     unused = _tool_choice(body.tool_choice, offered) == "none"
     return TokenizeRequest(
-        messages=tuple(_messages(body, defaults)), tools=() if unused else _tools(offered)
+        messages=tuple(_messages(body, defaults)),
+        tools=() if unused else _tools(offered),
+        template_arguments={"enable_thinking": _thinks(body)},
     )
 
 
@@ -70,7 +72,7 @@ def shows_thinking(body: MessagesRequest) -> bool:
     return _thinks(body) and body.thinking is not None and body.thinking.display != "omitted"
 
 
-def _thinks(body: MessagesRequest) -> bool:
+def _thinks(body: CountRequest) -> bool:
     return body.thinking is not None and body.thinking.type != "disabled"
 
 

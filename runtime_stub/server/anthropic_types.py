@@ -122,6 +122,7 @@ class CountRequest(msgspec.Struct):
     system: str | list[TextBlock] | None = None
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
 
 
 class MessagesRequest(CountRequest, kw_only=True):
@@ -133,7 +134,6 @@ class MessagesRequest(CountRequest, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     metadata: dict[str, Any] | None = None
     """Accepted; nothing is done with it."""
@@ -157,8 +157,7 @@ class MessageReply(msgspec.Struct, kw_only=True):
     model: str
     content: list[TextBlock | ThinkingBlock | ToolUseBlock]
     stop_reason: str | None
-    """ "end_turn", "max_tokens" or "tool_use". An answer that was ended by one of the request's
-    stop sequences is "end_turn", too."""
+    """ "end_turn", "max_tokens", "stop_sequence" or "tool_use"."""
     stop_sequence: str | None = None
     usage: TokenUsage
 

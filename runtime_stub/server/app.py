@@ -54,7 +54,7 @@ def faces_of(state: State) -> tuple[Face, ...]:
 
 def _counted(state: State) -> State:
     models = (
-        dataclasses.replace(model, engine=MeteredEngine(model.engine, state.tally))
+        dataclasses.replace(model, engine=MeteredEngine(model.engine, state.tally, model.name))
         for model in state.models
     )
     return dataclasses.replace(state, models=tuple(models))

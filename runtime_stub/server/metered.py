@@ -10,6 +10,7 @@ from runtime_stub.engine.interface import AnyTicket, Sink
 from runtime_stub.engine.messages import (
     LAST_EVENTS,
     AnyRequest,
+    Begun,
     Embeddings,
     Event,
     Failed,
@@ -58,20 +59,24 @@ class Metered:
 class MeteredEngine(EngineAround):
     """An engine whose work is counted."""
 
-    def __init__(self, engine: Engine, tally: Tally) -> None:
+    def __init__(self, engine: Engine, tally: Tally, model: str = "") -> None:
+        """`model` is its name, to tell its slots from others'."""
         super().__init__(engine)
         self._tally = tally
+        self._model = model
 
     def submit(self, request: AnyRequest, sink: Sink) -> AnyTicket:
         """Queue a request; what its events tell is counted."""
-        return super().submit(request, _Meter(self._tally, sink))
+        return super().submit(request, _Meter(self._tally, self._model, sink))
 
 
 class _Meter:
     """A sink that counts one request's events on their way."""
 
-    def __init__(self, tally: Tally, sink: Sink) -> None:
+    def __init__(self, tally: Tally, model: str, sink: Sink) -> None:
         self._tally = tally
+        self._model = model
+        self._slots: set[tuple[str, int]] = set()
         self._sink = sink
         self._start = time.monotonic()
         self._reading = True
@@ -82,11 +87,15 @@ class _Meter:
     def __call__(self, event: Event) -> None:
         with self._tally.lock:
             self._count(event)
-        self._sink(event)
+        if not isinstance(event, Begun):  # which is for those who count
+            self._sink(event)
 
     def _count(self, event: Event) -> None:
         tally = self._tally
         last = isinstance(event, LAST_EVENTS)
+        if isinstance(event, Begun):
+            self._slots = {(self._model, slot) for slot in event.slots}
+            tally.slots |= self._slots
         if self._reading and (last or isinstance(event, PromptRead)):
             self._reading = False
             tally.waiting -= 1
@@ -96,6 +105,7 @@ class _Meter:
             tally.first_token.add(time.monotonic() - self._start)
         if last:
             tally.running -= 1
+            tally.slots -= self._slots
         if isinstance(event, Failed):
             tally.failures[event.kind] += 1
         elif isinstance(event, Finished):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -31,7 +31,12 @@ from runtime_stub.server.openai_completions import (
 )
 from runtime_stub.server.openai_completions import completion as text_completion
 from runtime_stub.server.openai_errors import ErrorReply, error_reply
-from runtime_stub.server.openai_requests import chat_request, message_of, tools_of
+from runtime_stub.server.openai_requests import (
+    chat_request,
+    message_of,
+    template_arguments,
+    tools_of,
+)
 from runtime_stub.server.openai_types import (
     ChatCompletion,
     ChatRequest,
@@ -81,6 +86,9 @@ class TokenizeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     messages: list[Message] | None = None
     """A chat, as the chat template renders it (not in llama-server)."""
     tools: list[Tool] | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Told to the chat template, as for a chat completion."""
     model: str = "default"
 
 
@@ -224,6 +232,9 @@ class _Handlers:
             messages=tuple(message_of(message) for message in asked.messages or ()),
             tools=tools_of([tool.function for tool in asked.tools or ()]),
             add_special=asked.add_special,
+            template_arguments=template_arguments(
+                asked.reasoning_effort, asked.chat_template_kwargs
+            ),
         )
         engine = self._state.resolve(asked.model).engine
         return json(TokenList(list((await ask(engine, request, Tokens, http)).tokens)))

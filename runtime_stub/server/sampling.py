@@ -118,10 +118,12 @@ def limit(**given: int | None) -> int | None:
 
 
 def stops(given: str | list[str] | None, name: str = "stop") -> tuple[str, ...]:
-    """The texts to stop at. Raises Problem for too many or too long ones."""
+    """The texts to stop at. Raises Problem for too many, too long and empty ones."""
     texts = [given] if isinstance(given, str) else given or []
     if len(texts) > MAX_STOPS:
         raise Problem(400, f"{name}: at most {MAX_STOPS} texts are supported", name)
     if any(len(text) > MAX_STOP_LENGTH for text in texts):
         raise Problem(400, f"{name}: texts of at most {MAX_STOP_LENGTH} characters", name)
-    return tuple(text for text in texts if text)
+    if "" in texts:
+        raise Problem(400, f"{name}: an empty text would stop every answer at once", name)
+    return tuple(texts)

@@ -79,9 +79,10 @@ class AdapterEntry(msgspec.Struct):
 
 
 class Slot(msgspec.Struct):
-    """Room for one request. Slots have no identity: the first ones are those in use."""
+    """Room for one answer."""
 
     id: int
+    model: str
     is_processing: bool
 
 
@@ -173,8 +174,14 @@ class _Handlers:
 
     async def slots(self, _http: HttpRequest) -> Response:
         with self._state.tally.lock:
-            running = self._state.tally.running
-        return json([Slot(number, number < running) for number in range(self._state.parallel)])
+            used = set(self._state.tally.slots)
+        return json(
+            [
+                Slot(number, model.name, (model.name, number) in used)
+                for model in self._state.models
+                for number in range(self._state.parallel)
+            ]
+        )
 
     async def openapi(self, _http: HttpRequest) -> Response:
         from runtime_stub.server.openapi import describe

@@ -44,6 +44,8 @@ class Tally:
     """Requests the engine has, whose prompt is not read yet."""
     running: int = 0
     """Requests that are being answered."""
+    slots: set[tuple[str, int]] = field(default_factory=set)
+    """Slots that are in use, each with the model it belongs to."""
     failures: Counter[str] = field(default_factory=Counter)
     """Requests the engine could not answer, by kind."""
     reasons: Counter[str] = field(default_factory=Counter)
