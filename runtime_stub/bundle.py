@@ -31,6 +31,7 @@ ALIGNMENT = 64 * 1024
 FOOTER_SIZE = 256
 FOOTER_WINDOW = 1024 * 1024
 """How far before the end of the file a footer may end: room for a code signature."""
+MAX_RUNTIME_SIZE = 1 << 50
 MAX_MANIFEST = 64 * 1024 * 1024
 MAGIC = bytes([0x89]) + b"satchel pack" + bytes([0x0D, 0x0A, 0x1A])
 
@@ -98,6 +99,18 @@ class Footer:
         }
         head = _FOOTER.pack(*values.values())[:_CHECKED]
         return head + hashlib.sha256(head).digest()
+
+    def check_within(self, end: int) -> None:
+        """Raise DamagedError unless all parts lie between the launcher and `end`, as the
+        launcher does: both must take the same footer for the pack's."""
+        for offset, length in (
+            (self.runtime_offset, self.runtime_length),
+            (self.manifest_offset, self.manifest_length),
+        ):
+            if not self.launcher_length <= offset <= offset + length <= end:
+                raise DamagedError("the footer points outside the file", "Copy the file again")
+        if not self.runtime_length or self.runtime_size > MAX_RUNTIME_SIZE:
+            raise DamagedError("the footer describes no runtime", "Copy the file again")
 
     @staticmethod
     def unpack(data: bytes) -> Footer:
@@ -190,6 +203,7 @@ def find_footer(descriptor: int) -> tuple[Footer, int]:
         try:
             footer = Footer.unpack(tail[position : position + FOOTER_SIZE])
             if footer.pack_size == offset + FOOTER_SIZE:
+                footer.check_within(offset)
                 return footer, offset
         except (DamagedError, FormatError, UnsupportedError) as error:
             found = found or error
@@ -277,11 +291,9 @@ def read_bundle(descriptor: int, path: Path) -> Bundle:
     `path` is for messages and for finding sidecars. Raises FormatError, DamagedError or
     UnsupportedError.
     """
-    footer, offset = find_footer(descriptor)
-    if footer.manifest_length > MAX_MANIFEST or (
-        footer.manifest_offset + footer.manifest_length > offset
-    ):
-        raise FormatError("the footer points outside the file")
+    footer, _ = find_footer(descriptor)
+    if footer.manifest_length > MAX_MANIFEST:
+        raise FormatError("the manifest is too long")
     data = read_at(descriptor, footer.manifest_offset, footer.manifest_length)
     if hashlib.sha256(data).digest() != footer.manifest_sha256:
         raise DamagedError("the manifest is damaged", "Copy the file again")

@@ -60,3 +60,18 @@ def out(tmp_path: Path) -> Path:
     folder = tmp_path / "out"
     folder.mkdir()
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzz-seconds",
+        type=float,
+        default=6,
+        help="how long each fuzzer of tests/test_fuzz.py runs",
+    )
+
+
+@pytest.fixture(scope="session")
+def fuzz_seconds(pytestconfig: pytest.Config) -> float:
+    """How long to run each fuzzer."""
+    return float(pytestconfig.getoption("--fuzz-seconds"))

@@ -28,7 +28,7 @@ from runtime_stub.manifest import ZSTD_FRAMES, Entry
 U64 = st.integers(0, 2**64 - 1)
 HASH = st.binary(min_size=32, max_size=32)
 FOOTERS = st.builds(Footer, U64, U64, U64, HASH, U64, U64, U64, HASH, U64)
-FOOTER = Footer(1000, 1, 2, b"m" * 32, 3, 4, 5, b"r" * 32, 6)
+FOOTER = Footer(1000, 11, 2, b"m" * 32, 13, 4, 5, b"r" * 32, 6)
 
 
 def resealed(footer: bytes) -> bytes:
@@ -341,7 +341,7 @@ def test_align() -> None:
 def test_empty_entry(tmp_path: Path) -> None:
     with BundleWriter(tmp_path / "empty", force=False) as writer:
         for name in ("launcher", "runtime"):
-            writer.add_bytes(name, name, b"")
+            writer.add_bytes(name, name, b"x")
         writer.add_compressed("model", "model", [], s.nothing)
         writer.finish(stub={}, runtime_size=0)
     with s.opened(tmp_path / "empty") as bundle:

@@ -25,6 +25,8 @@ from typing import Any
 import pytest
 import zstandard
 from launcher_packs import (
+    BAD_INDEXES,
+    GOOD,
     PLAIN_FILES,
     PROGRAM,
     Pack,
@@ -877,38 +879,6 @@ def test_stream_that_is_not_one_frame(
     }[change]
     check_failed(run(with_stored(plain, stored).write(pack)), 71, "runtime")
     assert debris(root_of(home)) == []
-
-
-GOOD = (b"satchel-runtime", len(PROGRAM), 0o755)
-BAD_INDEXES: dict[str, bytes] = {
-    "parent": raw_index([(b"../evil", 0, 0o644), GOOD]),
-    "inner parent": raw_index([(b"a/../../evil", 0, 0o644), GOOD]),
-    "last parent": raw_index([(b"a/..", 0, 0o644), GOOD]),
-    "absolute": raw_index([(b"/tmp/evil", 0, 0o644), GOOD]),
-    "dot": raw_index([(b"./evil", 0, 0o644), GOOD]),
-    "empty part": raw_index([(b"a//b", 0, 0o644), GOOD]),
-    "slash at the end": raw_index([(b"a/", 0, 0o644), GOOD]),
-    "empty": raw_index([(b"", 0, 0o644), GOOD]),
-    "backslash": raw_index([(b"a\\b", 0, 0o644), GOOD]),
-    "zero byte": raw_index([(b"a\0b", 0, 0o644), GOOD]),
-    "zero byte at the end": raw_index([(b"a\0", 0, 0o644), GOOD]),
-    "not UTF-8": raw_index([(b"\xc0\xaf", 0, 0o644), GOOD]),
-    "surrogate": raw_index([(b"\xed\xa0\x80", 0, 0o644), GOOD]),
-    "cut UTF-8": raw_index([(b"\xe2\x82", 0, 0o644), GOOD]),
-    "duplicate": raw_index([GOOD, GOOD]),
-    "unsorted": raw_index([GOOD, (b"a", 0, 0o644)]),
-    "index": raw_index([(b".satchel-index", 0, 0o644), GOOD]),
-    "too long": raw_index([(b"a" * 1025, 0, 0o644), GOOD]),
-    "too large": raw_index([(b"a", 2**64 - 10, 0o644), GOOD]),
-    "no program": raw_index([(b"a", len(PROGRAM), 0o755)]),
-    "program can't run": raw_index([(b"satchel-runtime", len(PROGRAM), 0o644)]),
-    "no files": raw_index([]),
-    "count": raw_index([GOOD])[:8] + struct.pack("<I", 2) + raw_index([GOOD])[12:],
-    "too many": struct.pack("<8sII", archive.MAGIC, archive.MAX_FILES + 1, 12) + bytes(12),
-    "too much": struct.pack("<8sII", archive.MAGIC, 1, 2**32 - 1) + bytes(12),
-    "magic": b"satchelB" + raw_index([GOOD])[8:],
-    "cut": raw_index([GOOD])[:-3],
-}
 
 
 @pytest.mark.parametrize("name", BAD_INDEXES)

@@ -162,6 +162,7 @@ class TestAdding:
         assert find_stub(OTHER) == added
 
     def test_with_a_signature(self, stubs: Path, other: Path) -> None:
+        s.write_stub(other, facts={"platform": "macos-arm64"})
         with other.open("ab") as file:
             file.write(b"signed")
         assert add_stub(other, force=False).path.read_bytes() == other.read_bytes()
