@@ -21,6 +21,8 @@ from runtime_stub.recipe import MODES, PACKING, SAMPLING, TOP
 
 if TYPE_CHECKING:
     from packer.pack import PackedPart
+    from runtime_stub.bundle import Bundle
+    from runtime_stub.manifest import Entry
 
 _PATH = click.Path(path_type=Path)
 
@@ -238,18 +240,27 @@ def verify(file: Path, as_json: bool) -> None:
 @satchel.command()
 @click.argument("file", type=_PATH)
 @click.option("-o", "--output", callback=_output, required=True, help="The GGUF file to write.")
+@click.option("--entry", metavar="NAME", help="Which model or adapter, as `inspect` lists them.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
-def unpack(file: Path, output: Path, force: bool) -> None:
-    """Write the model inside the pack FILE to a GGUF file, byte for byte as it was packed."""
+def unpack(file: Path, output: Path, entry: str | None, force: bool) -> None:
+    """Write a model inside the pack FILE, the first unless another is named, to a GGUF file,
+    byte for byte as it was packed."""
     from packer.stub import open_bundle
     from packer.unpack import unpack as take_out
     from runtime_stub.models import first_model
 
     bundle = open_bundle(file)
-    entry = first_model(bundle)
-    with progress("Unpacking", entry.size) as meter:
-        take_out(bundle, entry, output, meter, force=force)
-    click.echo(printable(f"{output}: {bytes_text(entry.size)}, sha256 {entry.sha256}"))
+    found = first_model(bundle) if entry is None else _gguf_entry(bundle, entry)
+    with progress("Unpacking", found.size) as meter:
+        take_out(bundle, found, output, meter, force=force)
+    click.echo(printable(f"{output}: {bytes_text(found.size)}, sha256 {found.sha256}"))
+
+
+def _gguf_entry(bundle: Bundle, name: str) -> Entry:
+    entries = {entry.name: entry for kind in ("model", "adapter") for entry in bundle.of_kind(kind)}
+    if name not in entries:
+        raise InputError(f"there is no model or adapter {name!r}", f"Known: {', '.join(entries)}")
+    return entries[name]
 
 
 @satchel.group()

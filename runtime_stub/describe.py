@@ -86,6 +86,10 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     for key in ("system", "context", "max_tokens", "sampling", "server"):
         if key in recipe:
             yield f"  {key:<10} {recipe[key]}"
+    for model in recipe.get("models", ()):
+        yield f"  serves     {model['name']} (entry {model.get('entry', 'model')})"
+        yield from _adapter_lines(model)
+    yield from _adapter_lines(recipe)
     if "machine" in document:
         machine = document["machine"]
         yield f"  runtime    {document['runtime']['folder']}"
@@ -99,6 +103,12 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     for entry in document["entries"]:
         how = "" if entry["codec"] == RAW else f" ({entry['codec']})"
         yield f"    {entry['name']:<22} {bytes_text(entry['length']):>10}{how}"
+
+
+def _adapter_lines(recipe: dict[str, Any]) -> Iterator[str]:
+    for adapter in recipe.get("adapters", ()):
+        when = "unless a request says no" if adapter.get("apply") == "always" else "when asked for"
+        yield f"  adapter    {adapter['name']}, {when}"
 
 
 def _model_lines(entry: dict[str, Any]) -> Iterator[str]:

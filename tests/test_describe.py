@@ -48,6 +48,33 @@ class TestDescribe:
 
 
 class TestLines:
+    def test_several_models(self) -> None:
+        document: dict[str, Any] = {
+            "name": "both",
+            "kind": "pack",
+            "size": 1000,
+            "file": "both",
+            "stub": {},
+            "entries": [],
+            "recipe": {
+                "models": [
+                    {"name": "chat"},
+                    {
+                        "name": "code",
+                        "entry": "model-2",
+                        "adapters": [{"name": "sql"}, {"name": "sh", "apply": "always"}],
+                    },
+                ]
+            },
+        }
+        found = list(lines(document))
+        assert found[-5:-1] == [
+            "  serves     chat (entry model)",
+            "  serves     code (entry model-2)",
+            "  adapter    sql, when asked for",
+            "  adapter    sh, unless a request says no",
+        ]
+
     def test_pack(self, pack: Path) -> None:
         text = "\n".join(lines(describe(pack)))
         for part in (

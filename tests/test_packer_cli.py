@@ -141,6 +141,15 @@ class TestPack:
                 {"name": "code", "entry": "model-2"},
             ]
 
+    def test_unpack_any(self, cli: Cli, small_model: Path, tmp_path: Path, out: Path) -> None:
+        code = s.model(tmp_path / "code.gguf", rows=128)
+        assert cli("pack", small_model, code, "-o", out / "both").code == 0
+        assert cli("unpack", out / "both", "-o", out / "a", "--entry", "model-2").code == 0
+        assert (out / "a").read_bytes() == code.read_bytes()
+        said = cli("unpack", out / "both", "-o", out / "b", "--entry", "runtime")
+        assert said.code == 3
+        assert "Known: model, model-2" in said.err
+
     def test_adapters(self, cli: Cli, small_model: Path, tmp_path: Path, out: Path) -> None:
         adapter = s.adapter(tmp_path / "a=b.gguf")
         options = ["--adapter", f"clinic={adapter}", "--adapter", adapter]
