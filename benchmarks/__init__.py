@@ -1,0 +1,1 @@
+"""Satchel measured beside what people would use instead: `python -m benchmarks`."""
