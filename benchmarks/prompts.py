@@ -9,18 +9,50 @@ from __future__ import annotations
 import random
 from typing import Any
 
-_WHO = (
-    "A baker|The captain|My neighbour|An old painter|One nurse|Our teacher|Some farmer|That clerk"
-).split("|")
-_DID = "bought|lost|repaired|described|measured|forgot|painted|carried|admired|counted".split("|")
-_WHAT = (
-    "a lantern|two maps|the green door|seven letters|an engine|a wet coat|some copper wire|"
-    "the last train ticket|a basket of pears|three clocks"
-).split("|")
-_WHERE = (
-    "by the river|in the attic|near the station|under a bridge|at the market|behind the mill|"
-    "on the island|outside the library"
-).split("|")
+_WHO = [
+    "A baker",
+    "The captain",
+    "My neighbour",
+    "An old painter",
+    "One nurse",
+    "Our teacher",
+    "Some farmer",
+    "That clerk",
+]
+_DID = [
+    "bought",
+    "lost",
+    "repaired",
+    "described",
+    "measured",
+    "forgot",
+    "painted",
+    "carried",
+    "admired",
+    "counted",
+]
+_WHAT = [
+    "a lantern",
+    "two maps",
+    "the green door",
+    "seven letters",
+    "an engine",
+    "a wet coat",
+    "some copper wire",
+    "the last train ticket",
+    "a basket of pears",
+    "three clocks",
+]
+_WHERE = [
+    "by the river",
+    "in the attic",
+    "near the station",
+    "under a bridge",
+    "at the market",
+    "behind the mill",
+    "on the island",
+    "outside the library",
+]
 _WORDS_A_SENTENCE = 8
 
 

@@ -330,6 +330,24 @@ def test_running_answers_flow_while_a_long_prompt_is_read() -> None:
     bench.run()
 
 
+def test_those_who_come_together_begin_together() -> None:
+    bench = Bench(parallel=3, batch=512)
+    first = bench.ask("a" * 100)
+    bench.scheduler.step()
+    others = [bench.ask("b" * 90), bench.ask("c" * 60)]
+    bench.scheduler.step()
+    assert all(request.text for request in (first, *others))
+    bench.run()
+
+
+def test_a_request_that_nobody_can_join_is_read_at_once() -> None:
+    bench = Bench(parallel=1, batch=512)
+    alone = bench.ask("a" * 100)
+    bench.scheduler.step()
+    assert alone.text
+    bench.run()
+
+
 def test_prompts_end_in_the_order_they_came() -> None:
     bench = Bench(parallel=2, batch=8)
     short = bench.ask("x", max_tokens=1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 _WEIGHT = 0.2
 """Of the newest measurement in the running averages."""
-_STRETCH = 1.2
-"""By how much of itself a step of generating may be lengthened for a prompt."""
+_STRETCH, _LONGEST_STRETCH = 1.2, 4.0
+"""By how much of itself a step of generating may be lengthened for a prompt, and for many."""
 _LEAST = 4
 
 
@@ -20,11 +20,16 @@ class Pace:
         self._generating: float | None = None
         self._per_token: float | None = None
 
-    def chunk(self, room: int) -> int:
-        """Tokens of prompt to read in a step that also generates, at most `room`."""
+    def chunk(self, room: int, answered: int, reading: int) -> int:
+        """Tokens of prompt to read in a step that also generates, at most `room`.
+
+        Where more requests are still being read than answered, they get their share of the
+        time: those who wait for a first token are not to pay for those who came just before.
+        """
         if self._generating is None or self._per_token is None:
             return min(room, _LEAST)
-        return max(_LEAST, min(room, int(_STRETCH * self._generating / self._per_token)))
+        stretch = min(max(_STRETCH, reading / answered), _LONGEST_STRETCH)
+        return max(_LEAST, min(room, int(stretch * self._generating / self._per_token)))
 
     def note(self, generated: int, read: int, seconds: float) -> None:
         """Learn from a step that fed so many generated and so many prompt tokens."""

@@ -33,6 +33,8 @@ from runtime_stub.engine.slots import Slot, place
 from runtime_stub.engine.turns import Turns
 from runtime_stub.errors import PromptError
 
+_FIRST_CHUNK = 32
+"""Tokens that are read in the first step after a rest."""
 _DEAD_END = Failed("prompt", "the grammar allows nothing to follow", "Change the grammar")
 
 
@@ -88,8 +90,9 @@ class Scheduler:
     def step(self) -> None:
         """Advance every running request by one batch."""
         self._drop_abandoned()
+        rested = not self._running()
         self._admit()
-        generated, read = self._fill_batch()
+        generated, read = self._fill_batch(rested=rested)
         if generated + read == 0:
             return
         started = time.monotonic()
@@ -191,7 +194,7 @@ class Scheduler:
             slot.cached = kept
         job.send(Begun(tuple(slot.sequence for slot in self._slots_of(job))))
 
-    def _fill_batch(self) -> tuple[int, int]:
+    def _fill_batch(self, *, rested: bool) -> tuple[int, int]:
         """How many generated and how many prompt tokens were put into the batch."""
         self._context.clear_batch()
         generated = 0
@@ -204,11 +207,15 @@ class Scheduler:
             if slot.next_token is not None:
                 slot.output_index = self._feed(slot, slot.next_token, output=True)
                 generated += 1
-        room = self._context.room
-        if generated:
-            room = self._pace.chunk(room)
-        read = 0
         readers = sorted((slot for slot in slots if slot.reads), key=lambda s: s.started)
+        room = self._context.room
+        if generated and readers:
+            room = self._pace.chunk(room, generated, len(readers))
+        elif rested and len(self._slots) > 1:
+            # Requests seldom come alone: those that arrive during this short step are read
+            # together with the first, in one batch, and not in small pieces beside its answer.
+            room = min(room, _FIRST_CHUNK)
+        read = 0
         for number, slot in enumerate(readers):
             # Those who came first go first, but nobody waits for a long prompt to end.
             share = room - read if number == len(readers) - 1 else -(-(room - read) // 2)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import TypeVar
 
-import anyio
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -41,14 +41,15 @@ class Events:
 
     def __init__(self, engine: Engine, *requests: AnyRequest) -> None:
         """Submit them."""
-        loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._arrived: deque[Event] = deque()
+        self._waiter: asyncio.Future[None] | None = None
         self._next_look = time.monotonic() + LOOK_SECONDS
         cancel: Callable[[], None] = lambda: None  # noqa: E731
 
         def sink(event: Event) -> None:
             try:
-                loop.call_soon_threadsafe(self._queue.put_nowait, event)
+                self._loop.call_soon_threadsafe(self._put, event)
             except RuntimeError:
                 cancel()  # the loop is closed: nobody waits any more
 
@@ -69,12 +70,26 @@ class Events:
             self.cancel()
 
     async def get(self, timeout: float) -> Event | None:
-        """The next event, None when `timeout` seconds pass without one."""
-        # asyncio.wait_for loses this task's own cancellation if an event comes just then
-        # (until Python 3.12), and asyncio.timeout is not in 3.10.
-        with anyio.move_on_after(timeout):
-            return await self._queue.get()
-        return None
+        """The next event, None when `timeout` seconds pass without one. For one task."""
+        # Done for every token of every stream, on processors that the engine wants for itself:
+        # a queue and a timeout of the libraries' take several times as long.
+        if not self._arrived:
+            self._waiter = self._loop.create_future()
+            alarm = self._loop.call_later(timeout, self._wake)
+            try:
+                await self._waiter
+            finally:
+                alarm.cancel()
+                self._waiter = None
+        return self._arrived.popleft() if self._arrived else None
+
+    def _put(self, event: Event) -> None:
+        self._arrived.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def next(self, http: HttpRequest) -> Event:
         """The next event. Raises Problem for Failed, ClientGoneError when the client left."""
