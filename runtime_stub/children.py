@@ -7,17 +7,21 @@ file, so that a pack that was replaced or moved meanwhile still starts its own v
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtime_stub.environment import Launch
 from runtime_stub.streams import open_null
 
+_EDITORS = ("sensible-editor", "nano", "vim", "vi")
 _BROWSERS = ("xdg-open", "open", "sensible-browser", "firefox", "chromium")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -39,9 +43,14 @@ def start_host_program(
 
 
 def start_self(
-    launch: Launch, arguments: Sequence[str], *, socket: int | None = None
+    launch: Launch,
+    arguments: Sequence[str],
+    *,
+    socket: int | None = None,
+    output: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start this pack again, through its launcher. Raises OSError.
+    """Start this pack again, through its launcher; standard output as subprocess's `output`.
+    Raises OSError.
 
     With a `socket`, which it inherits, it is a worker that talks over that alone: a Ctrl-C in
     the terminal does not reach it, and it reads and writes nothing else but standard error.
@@ -54,7 +63,7 @@ def start_self(
             executable=f"/proc/self/fd/{launch.descriptor}",
             env=launch.host_environment,
             stdin=nothing,
-            stdout=nothing,
+            stdout=nothing if worker else output,
             start_new_session=worker,
             pass_fds=(launch.descriptor,) if socket is None else (launch.descriptor, socket),
         )
@@ -84,6 +93,26 @@ def open_browser(launch: Launch, address: str) -> bool:
             continue
         return True
     return False
+
+
+def run_editor(launch: Launch, text: str) -> str | None:
+    """`text` as the person leaves it in their editor, None when the editor failed.
+
+    Raises OSError (FileNotFoundError when there is no editor).
+    """
+    environment = launch.host_environment
+    chosen = environment.get("VISUAL") or environment.get("EDITOR")
+    path = environment.get("PATH", os.defpath)
+    found = (shutil.which(name, path=path) for name in _EDITORS)
+    command = shlex.split(chosen) if chosen else [name for name in found if name][:1]
+    if not command:
+        raise FileNotFoundError(errno.ENOENT, "there is no editor; set EDITOR to one")
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder, "message.md")
+        draft.write_text(text, encoding="utf-8", errors="replace")
+        done = subprocess.run([*command, str(draft)], env=environment, check=False)
+        edited = draft.read_text(encoding="utf-8", errors="replace")
+        return edited if done.returncode == 0 else None
 
 
 def take_pack_name(launch: Launch) -> None:

@@ -14,6 +14,7 @@ import click
 from runtime_stub import __version__
 from runtime_stub import bundle as bundle_format
 from runtime_stub.chat.cli import ask, chat
+from runtime_stub.confinement.cli import probe_commands, show_reports
 from runtime_stub.console import (
     bytes_text,
     echo_json,
@@ -95,11 +96,15 @@ for command in (ask, chat, serve, engine_process):
 
 @pack.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--probe", is_flag=True, help="Start each command, and try what it must not do.")
 @click.pass_obj
-def info(session: Session, as_json: bool) -> None:
+def info(session: Session, as_json: bool, probe: bool) -> None:
     """What this pack is, and how it runs on this machine."""
     from runtime_stub.describe import describe_pack, lines
 
+    if probe:
+        show_reports(probe_commands(session), as_json=as_json)
+        return
     document = describe_pack(session.bundle, session.launch)
     if as_json:
         echo_json(document)

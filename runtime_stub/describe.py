@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from runtime_stub.console import bytes_text
 from runtime_stub.environment import Launch
 from runtime_stub.manifest import RAW
 
+_NOT_SET = ("", "0", "f", "false", "n", "no", "off")
+"""What a variable says that is there and means nothing, as click reads it."""
 LICENSES_FOLDER = "licenses"
 """Folder of the runtime that holds one file per component."""
 
@@ -51,10 +54,13 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
 
 def describe_pack(bundle: Bundle, launch: Launch) -> dict[str, Any]:
     """The bundle, and how it runs on this machine."""
+    from runtime_stub.confinement.confine import possible, turned_off
     from runtime_stub.engine.hardware import read_hardware
     from runtime_stub.engine.library import cpu_variant
 
     hardware = read_hardware()
+    off = launch.host_environment.get("SATCHEL_NO_SANDBOX", "").lower() not in _NOT_SET
+    confinement = turned_off() if off else possible()
     return {
         **describe_bundle(bundle),
         "runtime": {"folder": str(launch.runtime), "cache": str(launch.cache_root)},
@@ -65,6 +71,7 @@ def describe_pack(bundle: Bundle, launch: Launch) -> dict[str, Any]:
             "memory_available": hardware.memory_available,
             "cpu_variant": cpu_variant(),
         },
+        "sandbox": [dataclasses.asdict(part) for part in confinement.parts],
     }
 
 
@@ -99,6 +106,8 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
             f"{bytes_text(machine['memory_total'])} memory free"
         )
         yield f"  processor  code for {machine['cpu_variant'] or 'unknown'}"
+    if "sandbox" in document:
+        yield from _sandbox_lines(document["sandbox"])
     yield "  contents"
     for entry in document["entries"]:
         how = "" if entry["codec"] == RAW else f" ({entry['codec']})"
@@ -109,6 +118,18 @@ def _adapter_lines(recipe: dict[str, Any]) -> Iterator[str]:
     for adapter in recipe.get("adapters", ()):
         when = "unless a request says no" if adapter.get("apply") == "always" else "when asked for"
         yield f"  adapter    {adapter['name']}, {when}"
+
+
+def _sandbox_lines(parts: list[dict[str, str]]) -> Iterator[str]:
+    """What keeps `ask`, `chat` and `serve` in, and what is missing of it."""
+    here = [part["name"] for part in parts if not part["missing"]]
+    yield f"  sandbox    {', '.join(here) or 'none'}"
+    reasons: dict[str, list[str]] = {}
+    for part in parts:
+        if part["missing"]:
+            reasons.setdefault(part["missing"], []).append(part["name"])
+    for reason, names in reasons.items():
+        yield f"    not {', '.join(names)}: {reason}"
 
 
 def _model_lines(entry: dict[str, Any]) -> Iterator[str]:

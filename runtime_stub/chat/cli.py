@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runtime_stub.confinement.cli import enter, report, sandbox_options
 from runtime_stub.console import echo_json, progress
 from runtime_stub.errors import (
     EngineError,
@@ -30,6 +31,7 @@ from runtime_stub.session import (
 )
 
 if TYPE_CHECKING:
+    from runtime_stub.confinement.confine import Confinement
     from runtime_stub.engine.engine import Engine
     from runtime_stub.engine.messages import Event, Failed
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print answer, reason and counts as JSON.")
 @model_option
 @generation_options
+@sandbox_options
 @click.pass_obj
 def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Answer one PROMPT and leave. Without one, or for "-", standard input is read.
@@ -64,8 +67,12 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
     system = options["system"] or chosen.recipe.system
     messages = [{"role": "system", "content": system}] if system else []
     request = dataclasses.replace(request, messages=(*messages, {"role": "user", "content": text}))
-    engine = _engine(session, chosen, options, context=options["context"] or FIT_REQUEST)
+    context = options["context"] or FIT_REQUEST
+    engine, confinement = _engine(session, chosen, options, context=context)
     _show_loading(engine)
+    if options["probe"]:
+        echo_json(report(session, "ask", confinement))
+        return 0
     answer: list[str] = []
     reasoning: list[str] = []
     for event in engine.answer(request):
@@ -98,6 +105,7 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
 @click.command()
 @model_option
 @generation_options
+@sandbox_options
 @click.pass_obj
 def chat(session: Session, /, **options: Any) -> int:
     """Chat in the terminal. Ctrl-C stops an answer, Ctrl-D leaves."""
@@ -106,7 +114,12 @@ def chat(session: Session, /, **options: Any) -> int:
     from runtime_stub.engine.messages import PromptRead
 
     chosen = chosen_model(session, options["model"])
-    engine = _engine(session, chosen, options, context=options["context"] or chosen.recipe.context)
+    context = options["context"] or chosen.recipe.context
+    engine, confinement = _engine(session, chosen, options, context=context)
+    if options["probe"]:
+        engine.wait_ready()
+        echo_json(report(session, "chat", confinement))
+        return 0
     system = options["system"] or chosen.recipe.system
     request = base_request(chosen.recipe, options, chosen.adapters)
     conversation = Conversation(engine, system, request)
@@ -164,12 +177,17 @@ def _bytes_waiting(descriptor: int) -> int:
 
 def _engine(
     session: Session, chosen: Chosen, options: dict[str, Any], *, context: int | None
-) -> Engine:
-    """Start loading the model, extracting it first if the pack holds it compressed."""
+) -> tuple[Engine, Confinement]:
+    """Start loading the model, extracting it first if the pack holds it compressed.
+
+    From here on this process is confined: the engine's threads are its first others.
+    """
     from runtime_stub.engine.engine import Engine
 
     source, adapters = find_model(session, chosen.model)
-    return Engine(source, engine_settings(chosen.recipe, options, context), adapters)
+    confinement = enter(session, options)
+    settings = engine_settings(chosen.recipe, options, context)
+    return Engine(source, settings, adapters), confinement
 
 
 def _show_loading(engine: Engine) -> None:

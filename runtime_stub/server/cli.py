@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runtime_stub.confinement.cli import (
+    enter,
+    make_broker,
+    probe_engine,
+    report,
+    sandbox_options,
+)
+from runtime_stub.console import echo_json
 from runtime_stub.errors import EngineError, InputError
 from runtime_stub.session import (
     Session,
@@ -22,8 +30,10 @@ from runtime_stub.session import (
 )
 
 if TYPE_CHECKING:
+    import socket
     import subprocess
 
+    from runtime_stub.confinement.broker import Broker
     from runtime_stub.engine.engine import Engine
     from runtime_stub.engine.messages import EngineSettings
     from runtime_stub.engine.remote import RemoteEngine
@@ -117,6 +127,7 @@ def _checked_size(
 )
 @click.option("--open", "open_page", is_flag=True, help="Open it in the browser.")
 @generation_options
+@sandbox_options
 @click.pass_obj
 def serve(
     session: Session,
@@ -124,7 +135,6 @@ def serve(
     host: str | None,
     port: int | None,
     unix_socket: Path | None,
-    open_page: bool,
     **options: Any,
 ) -> int:
     """Serve the model over HTTP, with the interfaces of OpenAI, Anthropic and Ollama."""
@@ -136,15 +146,17 @@ def serve(
         host = host or str(settings.get("host", "127.0.0.1"))
         port = int(settings.get("port", DEFAULT_PORT)) if port is None else port
         listener = listen(host, port)
-    elif host is not None or port is not None or open_page:
+    elif host is not None or port is not None or options["open_page"]:
         raise click.UsageError("--unix-socket goes without --host, --port and --open")
     else:
         listener = listen_unix(unix_socket)
     # The address is ours before anything slow happens; the model loads while the rest imports.
     models = packed_models(session.bundle, session.recipe)
+    broker = _broker(session, options, listener)
+    _extract_first(session, models, options)
+    confinement = enter(session, options, serving=True)
     engines = _engines(session, models, options)
 
-    from runtime_stub.children import open_browser
     from runtime_stub.server import serve as server
     from runtime_stub.server.app import make_app
     from runtime_stub.server.guard import Rules, own_names
@@ -172,25 +184,48 @@ def serve(
     address = address_of(listener)
 
     def on_ready() -> None:
+        if options["probe"]:
+            found = report(session, "serve", confinement)
+            found["engine"] = probe_engine(session, confined=not options["no_sandbox"])
+            echo_json(found)
+            return
         click.echo(f"{session.recipe.name} is listening on {address} (Ctrl-C stops it)", err=True)
         if exposed and rules.api_key is None:
             click.echo("Other machines can use it, too. --api-key keeps strangers out.", err=True)
-        if open_page and not open_browser(session.launch, address):
+        if options["open_page"] and broker is not None and not broker.browse(address):
             click.echo(f"No browser was found; open {address} yourself.", err=True)
 
     def on_stopping() -> None:
         click.echo("Stopping when running answers have ended; Ctrl-C again stops now.", err=True)
 
-    def is_over() -> bool:
+    def has_failed() -> bool:
         return all(engine.status.state == "failed" for engine in engines)
 
+    def is_over() -> bool:
+        return options["probe"] or has_failed()
+
     server.run(app, listener, on_ready, on_stopping=on_stopping, is_over=is_over)
-    failed = engines[0].status.message if is_over() else None
+    failed = engines[0].status.message if has_failed() else None
     for engine in dict.fromkeys(engines):
         engine.close()
+    if broker is not None:
+        broker.close()
     if failed is not None:
         raise EngineError(failed)
     return 0
+
+
+def _broker(session: Session, options: dict[str, Any], listener: socket.socket) -> Broker | None:
+    """Who opens the browser and removes the socket's file in the end; None where neither is
+    to be done."""
+    from runtime_stub.confinement.broker import Offer
+    from runtime_stub.server.listener import UnixListener
+
+    if isinstance(listener, UnixListener):
+        broker = make_broker(session, options, Offer.SOCKET)
+        listener.remove = broker.remove_socket
+        return broker
+    return make_broker(session, options, Offer.BROWSER) if options["open_page"] else None
 
 
 def _served(
@@ -234,14 +269,21 @@ def _log_line(line: str) -> None:
 
 
 @click.command("engine", hidden=True)
-@click.option("--fd", "descriptor", type=click.IntRange(0), required=True)
+@click.option("--fd", "descriptor", type=click.IntRange(0))
+@sandbox_options
 @click.pass_obj
-def engine_process(session: Session, descriptor: int) -> None:
+def engine_process(session: Session, /, descriptor: int | None, **options: Any) -> None:
     """Answer the process that started this one, over the socket it left open."""
     from runtime_stub.children import end_with_parent
 
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    confinement = enter(session, options)
+    if options["probe"]:
+        echo_json(report(session, "engine", confinement))
+        return
+    if descriptor is None:
+        raise InputError("the engine is started by `serve` alone", "Use `serve`")
 
     import socket
 
@@ -280,20 +322,28 @@ def engine_process(session: Session, descriptor: int) -> None:
     os._exit(run_engine(Connection(end), load))
 
 
+def _extract_first(
+    session: Session, models: Sequence[PackedModel], options: dict[str, Any]
+) -> None:
+    """With a progress bar. Other models are extracted when they are asked for."""
+    from runtime_stub.manifest import RAW
+
+    if models[0].entry.codec != RAW and not options["lazy"]:
+        os.close(find_model(session, models[0])[0].descriptor)
+
+
 def _engines(
     session: Session, models: Sequence[PackedModel], options: dict[str, Any]
 ) -> list[RemoteEngine]:
     """An engine for each model, in processes of their own."""
     from runtime_stub.children import start_self
     from runtime_stub.engine.hardware import read_hardware
-    from runtime_stub.manifest import RAW
     from runtime_stub.server.engines import Keeping, start_engines
 
-    if models[0].entry.codec != RAW and not options["lazy"]:
-        os.close(find_model(session, models[0])[0].descriptor)  # extracted, with a progress bar
+    free = ["--no-sandbox"] if options["no_sandbox"] else []
 
     def start(socket: int) -> subprocess.Popen[bytes]:
-        return start_self(session.launch, ["engine", "--fd", str(socket)], socket=socket)
+        return start_self(session.launch, ["engine", "--fd", str(socket), *free], socket=socket)
 
     def on_stop(name: str, reason: str) -> None:
         click.echo(f"{name}: {reason}; it is starting anew", err=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+from runtime_stub.confinement.files import remove_socket
 from runtime_stub.errors import AddressError
 
 BACKLOG = 1024
@@ -50,7 +51,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def listen_unix(path: Path) -> socket.socket:
+def listen_unix(path: Path) -> UnixListener:
     """A bound Unix socket that only this user can connect to.
 
     A socket left behind by a program that is gone is replaced. Raises AddressError.
@@ -58,10 +59,12 @@ def listen_unix(path: Path) -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
         raise AddressError("there are no Unix sockets here", "Use --host and --port")
     _make_way(path)
-    listener = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.remove = remove_socket
     try:
         listener.bind(str(path))
-        listener.file = path, _identity(path)
+        facts = path.lstat()
+        listener.file = path, (facts.st_dev, facts.st_ino)
         # Nobody can connect before it listens.
         path.chmod(0o600)
         listener.listen(BACKLOG)
@@ -72,25 +75,20 @@ def listen_unix(path: Path) -> socket.socket:
     return listener
 
 
-class _UnixListener(socket.socket):
+class UnixListener(socket.socket):
     """Takes its file along when it closes, unless another has come in its place."""
 
     file: tuple[Path, tuple[int, int]] | None = None
     """Where it is, and which file that was."""
+    remove: Callable[[Path, tuple[int, int]], None]
+    """How to remove it. Set by who listens: that may not be this process's to do later."""
 
     def close(self) -> None:
         super().close()
         if self.file is not None:
             path, identity = self.file
             self.file = None
-            with contextlib.suppress(OSError):
-                if _identity(path) == identity:
-                    path.unlink()
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    facts = path.lstat()
-    return facts.st_dev, facts.st_ino
+            self.remove(path, identity)
 
 
 def _make_way(path: Path) -> None:
@@ -115,7 +113,7 @@ def _make_way(path: Path) -> None:
 
 def is_exposed(listener: socket.socket) -> bool:
     """Whether other machines can connect."""
-    if isinstance(listener, _UnixListener):
+    if isinstance(listener, UnixListener):
         return False
     host = listener.getsockname()[0]
     return not ipaddress.ip_address(host.partition("%")[0]).is_loopback
@@ -123,7 +121,7 @@ def is_exposed(listener: socket.socket) -> bool:
 
 def address_of(listener: socket.socket) -> str:
     """The address a person on this machine would open."""
-    if isinstance(listener, _UnixListener):
+    if isinstance(listener, UnixListener):
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     # A socket on all addresses has none that could be opened.
