@@ -19,6 +19,8 @@ def start() -> int:
     except SatchelError as error:
         sys.stderr.write(f"satchel: {error}\n")
         return error.exit_code
+    # The host's configuration would have OpenSSL load the host's modules.
+    os.environ["OPENSSL_CONF"] = os.devnull
     from runtime_stub.streams import open_missing_streams
 
     open_missing_streams()

@@ -86,8 +86,8 @@ def test_nothing_is_replaced_unasked(broker: Broker, folder: Path) -> None:
 
 
 def test_a_file_that_came_meanwhile_is_kept(broker: Broker, folder: Path) -> None:
-    with (
-        pytest.raises(FileExistsError),  # noqa: PT012
+    with (  # noqa: PT012
+        pytest.raises(FileExistsError),
         broker.writing(folder / "chat.md") as stream,
     ):
         (folder / "chat.md").write_text("precious")
@@ -97,8 +97,8 @@ def test_a_file_that_came_meanwhile_is_kept(broker: Broker, folder: Path) -> Non
 
 
 def test_a_failure_leaves_nothing_behind(broker: Broker, folder: Path) -> None:
-    with (
-        pytest.raises(ZeroDivisionError),  # noqa: PT012
+    with (  # noqa: PT012
+        pytest.raises(ZeroDivisionError),
         broker.writing(folder / "chat.md") as stream,
     ):
         stream.write(b"half")

@@ -85,6 +85,7 @@ _MACHINE_FILES = (
     "/dev/urandom",
     "/dev/random",
     "/etc/localtime",
+    "/usr/lib/locale",
 )
 
 
