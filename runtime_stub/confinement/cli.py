@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runtime_stub.console import echo_json
-from runtime_stub.errors import EngineError
+from runtime_stub.errors import EngineError, SatchelError
 from runtime_stub.session import Session
 
 if TYPE_CHECKING:
@@ -58,10 +59,16 @@ def enter(
 
 
 def _surroundings(session: Session) -> Surroundings:
+    from runtime_stub.cache import writable_folder
     from runtime_stub.confinement.policy import Surroundings
+    from runtime_stub.manifest import RAW
     from runtime_stub.models import roots
 
     bundle, launch = session.bundle, session.launch
+    if any(entry.codec != RAW for entry in bundle.manifest.entries if entry.kind != "runtime"):
+        # Only what exists can be granted, and a model may have to be extracted later.
+        with contextlib.suppress(SatchelError):
+            writable_folder(roots(bundle), "models", 0)
     beside = {bundle.descriptor_of(entry) for entry in bundle.manifest.entries}
     folders = dict.fromkeys((launch.cache_root, *roots(bundle)))
     return Surroundings((launch.descriptor, *sorted(beside)), launch.runtime, tuple(folders))
