@@ -37,6 +37,7 @@ KINDS: dict[str, str] = {
     "runtime": "zstd stream of the frozen runtime's archive",
     "model": "GGUF model",
     "adapter": "LoRA adapter as GGUF; `requires` names its model",
+    "warm": "warm prompt: what a model's memory holds after reading one; `requires` names it",
     "table": "chunk table of another entry",
 }
 """Entry kinds written so far, with their meaning. Readers ignore kinds they do not know."""

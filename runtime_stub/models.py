@@ -127,6 +127,18 @@ def adapter_sources(
     )
 
 
+def warm_sources(bundle: Bundle, model: PackedModel) -> tuple[ModelSource, ...]:
+    """The prompts that the model has read already, where they were made with this runtime."""
+    ours = bundle.manifest.stub.get("llama_cpp", {}).get("commit")
+    return tuple(
+        ModelSource(bundle.descriptor_of(entry), entry.offset, entry.length, bundle.path.name)
+        for entry in bundle.of_kind("warm")
+        if model.entry.sha256 in entry.requires
+        and entry.codec == RAW
+        and entry.metadata.get("llama_cpp") == ours
+    )
+
+
 def roots(bundle: Bundle) -> list[Path]:
     """The cache folders that matter for this pack, best first."""
     return cache.candidates(bundle.path)

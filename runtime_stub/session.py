@@ -120,12 +120,19 @@ def engine_settings(
     )
 
 
-def find_model(
-    session: Session, model: PackedModel
-) -> tuple[ModelSource, tuple[AdapterSource, ...]]:
+@dataclass(frozen=True)
+class Sources:
+    """Where a model lies, and what belongs to it."""
+
+    model: ModelSource
+    adapters: tuple[AdapterSource, ...]
+    warm: tuple[ModelSource, ...]
+
+
+def find_model(session: Session, model: PackedModel) -> Sources:
     """Where the model and its adapters lie, once they are extracted if the pack holds them
     compressed."""
-    from runtime_stub.models import adapter_sources, model_source
+    from runtime_stub.models import adapter_sources, model_source, warm_sources
 
     def on_wait() -> None:
         click.echo("Waiting for another start to finish extracting the model.", err=True)
@@ -140,4 +147,4 @@ def find_model(
         adapters = adapter_sources(
             session.bundle, model.recipe.adapters, on_start=on_start, on_wait=on_wait
         )
-    return source, adapters
+    return Sources(source, adapters, warm_sources(session.bundle, model))

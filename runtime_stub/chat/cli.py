@@ -184,10 +184,10 @@ def _engine(
     """
     from runtime_stub.engine.engine import Engine
 
-    source, adapters = find_model(session, chosen.model)
+    found = find_model(session, chosen.model)
     confinement = enter(session, options)
     settings = engine_settings(chosen.recipe, options, context)
-    return Engine(source, settings, adapters), confinement
+    return Engine(found.model, settings, found.adapters, found.warm), confinement
 
 
 def _show_loading(engine: Engine) -> None:

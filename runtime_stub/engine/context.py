@@ -163,6 +163,27 @@ class Context:
         written = llama.llama_state_seq_get_data_ext(self.handle, state, size, sequence, _PARTIAL)
         return bytes(memoryview(state)[: int(written)])
 
+    def state(self, sequence: int) -> bytes:
+        """All that the context holds of a sequence."""
+        llama = library()
+        size = int(llama.llama_state_seq_get_size(self.handle, sequence))
+        state = (ctypes.c_uint8 * size)()
+        written = llama.llama_state_seq_get_data(self.handle, state, size, sequence)
+        return bytes(memoryview(state)[: int(written)])
+
+    def set_state(self, sequence: int, state: memoryview, tokens: int, keep: int) -> int:
+        """Give a sequence the `state` that `tokens` left, cut to the first `keep` of them; returns
+        how many are really usable, 0 where llama.cpp refuses it. `state` must be writable."""
+        llama = library()
+        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        data = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        if not llama.llama_state_seq_set_data(self.handle, data, len(state), sequence):
+            llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            return 0
+        if keep == tokens:
+            return tokens
+        return self.keep(sequence, keep) if self.cuttable else self.keep(sequence, 0)
+
     def _restore(self, sequence: int, saved: bytes) -> bool:
         state = (ctypes.c_uint8 * len(saved)).from_buffer_copy(saved)
         return bool(

@@ -74,8 +74,11 @@ class Engine:
         source: ModelSource,
         settings: EngineSettings,
         adapters: Sequence[AdapterSource] = (),
+        warm: Sequence[ModelSource] = (),
     ) -> None:
-        """Start loading the model at `source` in the background, and its `adapters`."""
+        """Start loading the model at `source` in the background, and its `adapters`. `warm` are
+        prompts that it has read already."""
+        self._warm_sources = tuple(warm)
         self._source = source
         self._adapter_sources = tuple(adapters)
         self._source_state = _state(source)
@@ -364,6 +367,7 @@ class Engine:
             job.send(Failed("engine", error.message, error.hint))
             return None
         from runtime_stub.engine.scheduler import Scheduler
+        from runtime_stub.engine.warm import read_warm
 
         owner = context
         return Scheduler(
@@ -371,6 +375,7 @@ class Engine:
             owner,
             self._settings.parallel,
             lambda mix: self._adapters.apply(owner.handle, mix),
+            [read_warm(source) for source in self._warm_sources],
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from runtime_stub.engine.answer import Answer
 from runtime_stub.engine.candidates import Candidates
@@ -31,6 +31,7 @@ from runtime_stub.engine.pace import Pace
 from runtime_stub.engine.sampler import Choice, DeadEndError, Sampler
 from runtime_stub.engine.slots import Slot, place
 from runtime_stub.engine.turns import Turns
+from runtime_stub.engine.warm import WarmPrompt
 from runtime_stub.errors import PromptError
 
 _FIRST_CHUNK = 32
@@ -47,8 +48,11 @@ class Scheduler:
         context: Context,
         parallel: int,
         apply: Callable[[Mix], None] = lambda _: None,
+        warm: Sequence[WarmPrompt] = (),
     ) -> None:
-        """`apply` lets the context compute with other adapters."""
+        """`apply` lets the context compute with other adapters; `warm` are prompts that need
+        not be read."""
+        self._warm = warm
         self._model = model
         self._context = context
         self._slots = [Slot(sequence) for sequence in range(parallel)]
@@ -174,7 +178,7 @@ class Scheduler:
 
     def _start(self, job: Job) -> None:
         request = job.generation
-        first = place(self._slots, job.tokens, self._context, job.mix)
+        first = place(self._slots, job.tokens, self._context, job.mix, self._warm)
         kept = len(first.tokens)
         others = [slot for slot in self._slots if slot.job is None and slot is not first]
         others.sort(key=lambda slot: (bool(slot.tokens), slot.last_used))

@@ -12,6 +12,7 @@ from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import Mix
 from runtime_stub.engine.places import Places
 from runtime_stub.engine.sampler import Sampler
+from runtime_stub.engine.warm import WarmPrompt
 
 _WORTH_COPYING = 16
 """Tokens of common prefix that are worth sharing another slot's memory for."""
@@ -82,9 +83,15 @@ class Slot:
         return self.places.last(alike)
 
 
-def place(slots: Sequence[Slot], prompt: Sequence[int], context: Context, mix: Mix = ()) -> Slot:
+def place(
+    slots: Sequence[Slot],
+    prompt: Sequence[int],
+    context: Context,
+    mix: Mix = (),
+    warm: Sequence[WarmPrompt] = (),
+) -> Slot:
     """The free slot to read `prompt` in, holding as much of its beginning as any slot does that
-    was computed with the adapters of `mix`.
+    was computed with the adapters of `mix`, or as one of the `warm` prompts.
 
     A slot whose conversation the prompt goes on with is used where it is. A beginning that
     belongs to somebody else, busy or not, is shared, so that both keep what they have.
@@ -97,6 +104,8 @@ def place(slots: Sequence[Slot], prompt: Sequence[int], context: Context, mix: M
     reusable = {slot: slot.reusable(alike[slot], context) for slot in slots}
     donor = max(slots, key=lambda slot: (reusable[slot], -slot.last_used))
     shared = reusable[donor]
+    if not mix and (warmed := _warmed(slots, prompt, context, warm, shared + _WORTH_COPYING)):
+        return warmed
     target = donor
     if donor.job is not None or shared == 0 or len(donor.tokens) - shared > shared:
         free = [slot for slot in slots if slot.job is None]
@@ -115,6 +124,33 @@ def place(slots: Sequence[Slot], prompt: Sequence[int], context: Context, mix: M
     if not context.cuttable:
         target.places.want(kept, max(alike.values()), len(prompt))
     return target
+
+
+def _warmed(
+    slots: Sequence[Slot],
+    prompt: Sequence[int],
+    context: Context,
+    warm: Sequence[WarmPrompt],
+    least: int,
+) -> Slot | None:
+    """A free slot with the state of a warm prompt that saves reading `least` tokens or more."""
+    best, kept = None, 0
+    for candidate in warm:
+        alike = min(common(candidate.tokens, prompt), len(prompt) - 1)
+        fits = alike == len(candidate.tokens) or context.cuttable
+        if fits and alike > kept and len(candidate.tokens) <= context.size.tokens:
+            best, kept = candidate, alike
+    if best is None or kept < least:
+        return None
+    free = [slot for slot in slots if slot.job is None]
+    target = min(free, key=lambda slot: (bool(slot.tokens), slot.last_used))
+    target.forget()
+    target.mix = ()
+    kept = context.set_state(target.sequence, best.state, len(best.tokens), kept)
+    target.tokens = list(prompt[:kept])
+    if not context.cuttable:
+        target.places.want(kept, kept, len(prompt))
+    return target if kept else None
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -303,7 +303,13 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
 
             return count
 
-        from runtime_stub.models import adapter_sources, choose, model_source, packed_models
+        from runtime_stub.models import (
+            adapter_sources,
+            choose,
+            model_source,
+            packed_models,
+            warm_sources,
+        )
 
         bundle = session.bundle
         model, _ = choose(packed_models(bundle, session.recipe), start.model)
@@ -311,7 +317,7 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
         adapters = adapter_sources(
             bundle, model.recipe.adapters, on_start=on_start, on_wait=lambda: None
         )
-        return Engine(source, start.settings, adapters)
+        return Engine(source, start.settings, adapters, warm_sources(bundle, model))
 
     try:
         os.set_inheritable(descriptor, False)
@@ -329,7 +335,7 @@ def _extract_first(
     from runtime_stub.manifest import RAW
 
     if models[0].entry.codec != RAW and not options["lazy"]:
-        os.close(find_model(session, models[0])[0].descriptor)
+        os.close(find_model(session, models[0]).model.descriptor)
 
 
 def _engines(
