@@ -20,7 +20,7 @@ from runtime_stub.errors import InputError, OutputError
 from runtime_stub.recipe import MODES, PACKING, SAMPLING, TOP
 
 if TYPE_CHECKING:
-    from packer.pack import PackedPart
+    from packer.pack import PackedPart, Plan, Warm
     from runtime_stub.bundle import Bundle
     from runtime_stub.manifest import Entry
 
@@ -94,6 +94,12 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     multiple=True,
     help="LoRA adapter of the model, that requests may choose by NAME. May be repeated.",
 )
+@click.option(
+    "--warm",
+    is_flag=True,
+    default=None,
+    help="Read the system prompt now: answers start sooner, the pack grows by the model's state.",
+)
 @click.option("--platform", metavar="NAME", help="Platform of the stub.  [default: this one]")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Say what was made as JSON.")
@@ -148,8 +154,9 @@ def pack(
     plan = plan_pack(output, packing, find_stub(platform or this_platform()), force=force)
     for note in plan.notes:
         click.echo(printable(f"note: {note}"), err=True)
+    warm = _read_prompts(plan) if packing.warm else ()
     with progress("Packing", plan.work) as meter:
-        made = write_pack(plan, meter, force=force)
+        made = write_pack(plan, meter, force=force, warm=warm)
     if as_json:
         parts = [
             {**dataclasses.asdict(part), "sidecar": part.sidecar or None} for part in made.parts
@@ -168,6 +175,27 @@ def pack(
             f"in {time.monotonic() - started:.1f} s"
         )
     )
+
+
+def _read_prompts(plan: Plan) -> tuple[Warm, ...]:
+    from packer.warm import read_prompts
+
+    with progress("Reading the system prompt", 1000) as meter:
+        shown = 0
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal shown
+            now = 1000 * done // max(1, total)
+            meter(now - shown)
+            shown = now
+
+        warm = read_prompts(plan, on_progress)
+    for prompt in warm:
+        size = bytes_text(len(prompt.data))
+        click.echo(
+            f"note: {prompt.metadata['tokens']:,} tokens are read; that adds {size}", err=True
+        )
+    return warm
 
 
 def _how(part: PackedPart) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +67,16 @@ class Plan:
     def work(self) -> int:
         """Bytes to go through, for progress: every byte is copied and hashed."""
         return 2 * sum(part.source.size for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Warm:
+    """A prompt that a model has read, to be packed."""
+
+    data: bytes
+    model: str
+    """Name of the model's entry."""
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -183,8 +193,15 @@ class _Planner:
         return self._known[key]
 
 
-def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> Packed:
-    """Write the pack beside its destination and rename it. `progress` counts to `plan.work`.
+def write_pack(
+    plan: Plan,
+    progress: Callable[[int], None],
+    *,
+    force: bool,
+    warm: Sequence[Warm] = (),
+) -> Packed:
+    """Write the pack beside its destination and rename it, with the prompts that were read for
+    it. `progress` counts to `plan.work`.
 
     Memory stays bounded whatever the model's size. Raises OutputError, SpaceError or
     InputError; nothing is left behind then.
@@ -212,6 +229,14 @@ def write_pack(plan: Plan, progress: Callable[[int], None], *, force: bool) -> P
             entries: dict[str, Entry] = {}
             for part in plan.parts:
                 entries[part.name] = _write_part(writer, part, entries, progress)
+            for number, prompt in enumerate(warm, start=1):
+                writer.add_bytes(
+                    "warm" if number == 1 else f"warm-{number}",
+                    "warm",
+                    prompt.data,
+                    metadata=prompt.metadata,
+                    requires=(entries[prompt.model].sha256,),
+                )
             # Only now, when it is known that the models stayed as they were, is there a pack.
             writer.finish(
                 stub={k: v for k, v in plan.stub.facts.items() if k != "contents"},

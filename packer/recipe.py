@@ -45,6 +45,8 @@ class PackingRecipe:
     models: tuple[ModelFiles, ...]
     """In the order of `recipe.each_model`; empty when no model was named."""
     output: Path | None
+    warm: bool = False
+    """Whether system prompts are read while packing."""
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -108,6 +110,7 @@ def make_recipe(values: Mapping[str, Any], where: str) -> PackingRecipe:
             for model in models
         ),
         output=Path(values["output"]) if "output" in values else None,
+        warm=values.get("warm", False),
     )
 
 

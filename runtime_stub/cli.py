@@ -94,6 +94,29 @@ for command in (ask, chat, serve, engine_process):
     pack.add_command(command)
 
 
+@pack.command("read-prompt", hidden=True)
+@click.option("--fd", "descriptor", type=click.IntRange(0), required=True)
+@click.option("--output-fd", "output", type=click.IntRange(0), required=True)
+def read_prompt(descriptor: int, output: int) -> None:
+    """For the packer: read the system prompt on standard input with the model that is open as
+    one descriptor, and write what it leaves in memory to the other."""
+    import json
+
+    from runtime_stub.engine.messages import ModelSource
+    from runtime_stub.engine.warming import make_warm
+
+    wanted = json.load(sys.stdin)
+    source = ModelSource(descriptor, 0, os.fstat(descriptor).st_size)
+
+    def on_progress(done: int, total: int) -> None:
+        click.echo(f"{done} {total}")
+        sys.stdout.flush()
+
+    data = make_warm(source, wanted["template"], wanted["system"], on_progress)
+    with open(output, "wb", closefd=False) as file:
+        file.write(data)
+
+
 @pack.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--probe", is_flag=True, help="Start each command, and try what it must not do.")

@@ -87,6 +87,8 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     for entry in document["entries"]:
         if entry["kind"] == "model":
             yield from _model_lines(entry)
+        elif entry["kind"] == "warm":
+            yield _warm_line(entry)
     recipe = document["recipe"] or {}
     if recipe:
         yield f"  starts as  {recipe.get('mode', 'chat')}"
@@ -132,6 +134,10 @@ def _sandbox_lines(parts: list[dict[str, str]]) -> Iterator[str]:
         yield f"    not {', '.join(names)}: {reason}"
 
 
+def _warm_line(entry: dict[str, Any]) -> str:
+    return f"  warm       {entry['metadata'].get('tokens', 0):,} tokens of prompt are read already"
+
+
 def _model_lines(entry: dict[str, Any]) -> Iterator[str]:
     facts = entry["metadata"]
     words = [facts.get("name"), facts.get("architecture"), facts.get("quantization")]
@@ -155,13 +161,13 @@ def _model_lines(entry: dict[str, Any]) -> Iterator[str]:
 
 def license_lines(bundle: Bundle, runtime: Path, *, names_only: bool) -> Iterator[str]:
     """Licences of the model, as it states them, then of every component in the runtime."""
-    for entry in bundle.of_kind("model"):
-        yield f"== model {entry.metadata.get('name') or entry.name}"
+    for entry in (*bundle.of_kind("model"), *bundle.of_kind("adapter")):
+        yield f"== {entry.kind} {entry.metadata.get('name') or entry.name}"
         stated = entry.metadata.get("licence", {})
         for key, value in stated.items():
             yield f"{key}: {value}"
         if not stated:
-            yield "The model file states no licence. Ask whoever published it."
+            yield f"The {entry.kind}'s file states no licence. Ask whoever published it."
         yield ""
     folder = runtime / LICENSES_FOLDER
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))

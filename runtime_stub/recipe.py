@@ -85,6 +85,7 @@ PACKING: dict[str, Setting] = {
     "storage": Setting(
         str, "how the model is stored", choices=("auto", "mapped", "compressed", "sidecar")
     ),
+    "warm": Setting(bool, "whether the system prompt is read while packing"),
     "output": Setting(str, "the pack to write, relative to the recipe"),
 }
 """Keys that only matter while packing; they do not travel in the pack."""

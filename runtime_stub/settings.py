@@ -81,7 +81,7 @@ def check_value(key: str, value: Any, setting: Setting, where: str) -> Any:
             value = float(value)
         except OverflowError:
             value = math.inf
-    if not isinstance(value, setting.kind) or isinstance(value, bool):
+    if not isinstance(value, setting.kind) or isinstance(value, bool) != (setting.kind is bool):
         raise RecipeError(f"{where}: {key} must be {_TYPE_NAMES[setting.kind]}, not {value!r}")
     for text in (value,) if isinstance(value, str) else value if isinstance(value, list) else ():
         _check_text(key, text, setting, where)
@@ -117,6 +117,7 @@ def _is_clean(text: str) -> bool:
 
 _TYPE_NAMES: dict[type, str] = {
     str: "text",
+    bool: "true or false",
     int: "a whole number",
     float: "a number",
     list: "a list of texts",

@@ -50,6 +50,10 @@ def nothing(_count: int) -> None:
     """A progress function."""
 
 
+def nothing2(_done: int, _total: int) -> None:
+    """A progress function that is told how much there is."""
+
+
 def write_stub(
     path: Path, *, facts: Mapping[str, Any] | None = None, launcher: bytes = LAUNCHER
 ) -> Path:

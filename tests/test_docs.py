@@ -83,6 +83,7 @@ def test_exit_codes() -> None:
 )
 def test_settings(table: dict[str, Setting]) -> None:
     kinds = {str: "text", int: "whole number", float: "number", list: "list of texts"}
+    kinds[bool] = "`true` or `false`"
     expected = [
         (
             f"`{key}`",

@@ -70,13 +70,20 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @contextmanager
-def running(model: Path, *warm: Path, offset: int = 4096, **settings: int) -> Iterator[Engine]:
+def running(
+    model: Path,
+    *warm: Path,
+    offset: int = 4096,
+    context: int = 1024,
+    flash_attention: bool = True,
+) -> Iterator[Engine]:
+    settings = EngineSettings(
+        context, parallel=2, threads=1, flash_attention=flash_attention, template=TEMPLATE
+    )
     with ExitStack() as stack:
         engine = Engine(
             source(stack, model),
-            EngineSettings(
-                **{"context": 1024, "parallel": 2, "threads": 1, **settings}, template=TEMPLATE
-            ),
+            settings,
             warm=[source(stack, path, offset) for path in warm],
         )
         stack.callback(engine.close)
@@ -164,9 +171,7 @@ def test_a_prompt_that_is_the_warm_one_itself(made: Made) -> None:
 
 def test_context_too_small_for_it(made: Made) -> None:
     with running(made.model, made.warm, context=64) as engine:
-        text, cached = asked(
-            engine, Request(text="abc", max_tokens=4, sampling=ALWAYS_GOES_ON)
-        )
+        text, cached = asked(engine, Request(text="abc", max_tokens=4, sampling=ALWAYS_GOES_ON))
         assert len(text) == 4
         assert cached == 0
 
