@@ -2,6 +2,7 @@
 
     python build.py          environment, stub, sample model, a first pack, a first answer
     python build.py test     all of that, then the whole test suite (--all adds what takes long)
+    python build.py soak     an hour of mixed load with faults on the sample pack (--minutes N)
     python build.py stub     environment, the web page's libraries, and stub
     python build.py clean    remove .venv, build and dist (the cache outside stays)
 
@@ -64,9 +65,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "command", nargs="?", default="sample", choices=("sample", "test", "stub", "clean")
+        "command", nargs="?", default="sample", choices=("sample", "test", "soak", "stub", "clean")
     )
     parser.add_argument("--all", action="store_true", help="with test: also what takes long")
+    parser.add_argument("--minutes", type=float, default=60, help="with soak: how long")
     options, rest = parser.parse_known_args()
     if rest and options.command != "test":
         parser.error(f"unknown argument {rest[0]!r}")
@@ -83,6 +85,8 @@ def main() -> int:
         model = sample()
         if options.command == "test":
             return test(model, everything=options.all, arguments=rest)
+        if options.command == "soak":
+            return soak(options.minutes)
         answer(model)
         say(f"All done in {time.monotonic() - started:.0f} s. Try:  {_relative(SAMPLE_PACK)}")
     except BuildError as error:
@@ -284,6 +288,13 @@ def test(model: Path, *, everything: bool, arguments: Sequence[str]) -> int:
     if not everything:
         say("   left out: tests marked 'all' (other Debian releases, large models); add --all")
     return result.returncode
+
+
+def soak(minutes: float) -> int:
+    """Mixed load with faults; prints counts of tries and losses."""
+    say(f"-- soak: {minutes:g} minutes")
+    command = [str(venv_python()), str(ROOT / "tests" / "soak.py"), str(SAMPLE_PACK), str(minutes)]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def clean() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import signal
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from packer.output import OutputFile, check_destination
 from runtime_stub import __version__
 from runtime_stub.console import bytes_text, echo_json, printable, progress, run
-from runtime_stub.errors import InputError, OutputError
+from runtime_stub.errors import InputError, OutputError, RecipeError
 from runtime_stub.recipe import MODES, PACKING, SAMPLING, TOP
 
 if TYPE_CHECKING:
     from packer.pack import PackedPart, Plan, Warm
+    from packer.recipe import PackingRecipe
     from runtime_stub.bundle import Bundle
     from runtime_stub.manifest import Entry
 
@@ -101,6 +104,7 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Read the system prompt now: answers start sooner, the pack grows by the model's state.",
 )
 @click.option("--platform", metavar="NAME", help="Platform of the stub.  [default: this one]")
+@click.option("--sign", "key", type=_PATH, metavar="KEY", help="Sign it with the private key KEY.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Say what was made as JSON.")
 @_sampling_options
@@ -110,6 +114,7 @@ def pack(
     output: Path | None,
     recipe_file: Path | None,
     platform: str | None,
+    key: Path | None,
     force: bool,
     as_json: bool,
     **options: Any,
@@ -151,12 +156,13 @@ def pack(
         packing = dataclasses.replace(
             packing, recipe=dataclasses.replace(packing.recipe, name=name)
         )
+    packing, sign = _signing(packing, key)
     plan = plan_pack(output, packing, find_stub(platform or this_platform()), force=force)
     for note in plan.notes:
         click.echo(printable(f"note: {note}"), err=True)
     warm = _read_prompts(plan) if packing.warm else ()
     with progress("Packing", plan.work) as meter:
-        made = write_pack(plan, meter, force=force, warm=warm)
+        made = write_pack(plan, meter, force=force, warm=warm, sign=sign)
     if as_json:
         parts = [
             {**dataclasses.asdict(part), "sidecar": part.sidecar or None} for part in made.parts
@@ -196,6 +202,29 @@ def _read_prompts(plan: Plan) -> tuple[Warm, ...]:
             f"note: {prompt.metadata['tokens']:,} tokens are read; that adds {size}", err=True
         )
     return warm
+
+
+def _signing(
+    packing: PackingRecipe, path: Path | None
+) -> tuple[PackingRecipe, Callable[[bytes], bytes] | None]:
+    """The recipe with the key that it demands in the form that travels, and what signs."""
+    demanded = packing.recipe.signed_by
+    if path is None and demanded is None:
+        return packing, None
+    from packer import keys
+    from runtime_stub.signature import key_text
+
+    own = None if path is None else keys.private_key(path)
+    if demanded is not None:
+        wanted = keys.public_key(demanded)
+        if own is None or bytes(own.verify_key) != wanted:
+            raise RecipeError(
+                f"the recipe demands a signature by {key_text(wanted)}",
+                "Sign with the private key that belongs to it: --sign KEY",
+            )
+        recipe = dataclasses.replace(packing.recipe, signed_by=key_text(wanted))
+        packing = dataclasses.replace(packing, recipe=recipe)
+    return packing, None if own is None else functools.partial(keys.sign, own)
 
 
 def _how(part: PackedPart) -> str:
@@ -239,10 +268,11 @@ def _split_name(text: str) -> tuple[str, str, str]:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def inspect(file: Path, as_json: bool) -> None:
     """Show what is in the pack or stub FILE, without running it."""
+    from packer.keys import verify_ed25519
     from packer.stub import open_bundle
     from runtime_stub.describe import describe_bundle, lines
 
-    document = describe_bundle(open_bundle(file))
+    document = describe_bundle(open_bundle(file), verify_ed25519)
     if as_json:
         echo_json(document)
     else:
@@ -252,9 +282,16 @@ def inspect(file: Path, as_json: bool) -> None:
 
 @satchel.command()
 @click.argument("file", type=_PATH)
+@click.option(
+    "--key", metavar="KEY", help="Demand that the owner of this public key has signed it."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def verify(file: Path, as_json: bool) -> None:
-    """Check every byte of the pack or stub FILE against the hashes it carries."""
+def verify(file: Path, key: str | None, as_json: bool) -> None:
+    """Check every byte of the pack or stub FILE against the hashes it carries.
+
+    Hashes show accidents; whoever changes a pack on purpose can write new ones. With --key (a
+    file, or what `satchel key show` prints) it must be signed by that key as well.
+    """
     from packer.stub import open_bundle
     from runtime_stub.console import show_regions
     from runtime_stub.verify import verify as check
@@ -262,7 +299,14 @@ def verify(file: Path, as_json: bool) -> None:
     bundle = open_bundle(file)
     with progress("Verifying", bundle.footer.pack_size) as meter:
         regions = check(bundle, meter)
+    if key is not None:
+        from packer.keys import public_key, verify_ed25519
+        from runtime_stub.signature import require_signer
+
+        require_signer(bundle, public_key(key), verify_ed25519)
     show_regions(regions, as_json=as_json, name=str(file))
+    if key is not None and not as_json:
+        click.echo("Its signature is right.")
 
 
 @satchel.command()
@@ -289,6 +333,56 @@ def _gguf_entry(bundle: Bundle, name: str) -> Entry:
     if name not in entries:
         raise InputError(f"there is no model or adapter {name!r}", f"Known: {', '.join(entries)}")
     return entries[name]
+
+
+@satchel.command()
+@click.argument("file", type=_PATH)
+@click.option("-o", "--output", callback=_output, help="The file to write.  [default: print it]")
+@click.option("--force", is_flag=True, help="Replace an output that exists.")
+def sbom(file: Path, output: Path | None, force: bool) -> None:
+    """List everything inside the pack or stub FILE as a CycloneDX bill of materials (JSON)."""
+    from packer.sbom import bill_of_materials
+    from packer.stub import open_bundle
+
+    text = bill_of_materials(open_bundle(file))
+    if output is None:
+        click.echo(text)
+        return
+    check_destination(output, force=force)
+    with OutputFile(output) as out:
+        out.write(text.encode())
+        out.complete()
+    click.echo(printable(str(output)))
+
+
+@satchel.group()
+def key() -> None:
+    """Keys that packs are signed with (Ed25519, PEM)."""
+
+
+@key.command("new")
+@click.argument("file", callback=_output)
+@click.option("--force", is_flag=True, help="Replace a key that exists. It is gone then.")
+def key_new(file: Path, force: bool) -> None:
+    """Make a key: the private half in FILE, the public half in FILE.pub.
+
+    Keep FILE to yourself and safe: whoever has it can sign as you. Give away FILE.pub.
+    """
+    from packer.keys import new_key
+
+    text = new_key(file, force=force)
+    click.echo(printable(f"{file}: the private key; {file}.pub: the public key"))
+    click.echo(text)
+
+
+@key.command("show")
+@click.argument("file")
+def key_show(file: str) -> None:
+    """Print the public key of FILE, a private or public key, as one line."""
+    from packer.keys import public_key
+    from runtime_stub.signature import key_text
+
+    click.echo(key_text(public_key(file)))
 
 
 @satchel.group()

@@ -35,6 +35,8 @@ class Component:
     version: str
     license: str
     texts: tuple[Path, ...]
+    source: str = "native"
+    """Where it comes from: "pypi", "deb" or "native", which is everything else."""
 
 
 def collect_licenses(checkout: Path, runtime: Path, target: Path) -> list[Component]:
@@ -69,6 +71,7 @@ def collect_licenses(checkout: Path, runtime: Path, target: Path) -> list[Compon
                 "name": component.name,
                 "version": component.version,
                 "license": component.license,
+                "source": component.source,
                 "files": names,
             }
         )
@@ -121,6 +124,7 @@ def _distribution(found: Distribution) -> Component:
         found.version,
         stated.splitlines()[0] if stated else "see text",
         tuple(texts),
+        "pypi",
     )
 
 
@@ -136,7 +140,7 @@ def _classifier(found: Distribution) -> str:
 def _native(checkout: Path) -> Iterator[Component]:
     """What is compiled in: llama.cpp, and the launcher's zstd and C library."""
     yield Component("llama.cpp", "", "MIT", (llama_package() / "share" / "LICENSE",))
-    yield Component("zstd", "", "BSD-3-Clause", _zstd_texts(checkout))
+    yield Component("zstd", _zstd_version(checkout), "BSD-3-Clause", _zstd_texts(checkout))
     try:
         zig = Path(str(distribution("ziglang").locate_file("ziglang")))
     except PackageNotFoundError:
@@ -160,6 +164,12 @@ def _web_libraries(checkout: Path) -> Iterator[Component]:
         yield Component(facts["name"], facts["version"], facts["license"], texts)
 
 
+def _zstd_version(checkout: Path) -> str:
+    header = (zstd_source(checkout) / "zstd.h").read_text(encoding="utf-8")
+    numbers = re.findall(r"#define ZSTD_VERSION_(?:MAJOR|MINOR|RELEASE) +(\d+)", header)
+    return ".".join(numbers)
+
+
 def _system_libraries(internal: Path) -> Iterator[Component]:
     """Shared libraries that came from the system, by the package that brought them."""
     packages: dict[str, set[Path]] = {}
@@ -173,7 +183,11 @@ def _system_libraries(internal: Path) -> Iterator[Component]:
         packages.setdefault(package or path.name, set()).add(origin)
     for package, origins in sorted(packages.items()):
         yield Component(
-            package, _debian_version(package), "see text", _system_texts(package, origins)
+            package,
+            _debian_version(package),
+            "see text",
+            _system_texts(package, origins),
+            "deb" if _debian_version(package) else "native",
         )
 
 

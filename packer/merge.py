@@ -22,9 +22,8 @@ from packer.gguf import (
     GgufHeader,
     Tensor,
     Value,
-    open_regular,
-    read_header,
 )
+from packer.gguf_reader import open_regular, read_header
 from packer.tensor_types import TENSOR_TYPES, TensorType
 from runtime_stub.errors import FormatError, InputError
 

@@ -199,9 +199,10 @@ def write_pack(
     *,
     force: bool,
     warm: Sequence[Warm] = (),
+    sign: Callable[[bytes], bytes] | None = None,
 ) -> Packed:
     """Write the pack beside its destination and rename it, with the prompts that were read for
-    it. `progress` counts to `plan.work`.
+    it. `progress` counts to `plan.work`, `sign` signs the manifest (see `BundleWriter.finish`).
 
     Memory stays bounded whatever the model's size. Raises OutputError, SpaceError or
     InputError; nothing is left behind then.
@@ -243,6 +244,7 @@ def write_pack(
                 name=plan.recipe.name,
                 recipe=plan.recipe.document(),
                 runtime_size=bundle.footer.runtime_size,
+                sign=sign,
             )
     finally:
         os.close(bundle.descriptor)

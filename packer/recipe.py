@@ -72,7 +72,7 @@ def _resolved(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key, value in values.items():
         if key in ("model", "file", "output"):
             values[key] = str(folder / value)
-        elif key in ("system", "template"):
+        elif key in ("system", "template", "signed_by"):
             values[key] = text_or_file(value, folder)
         elif key in WRITTEN.lists:
             values[key] = [_resolved(item, folder) for item in value]

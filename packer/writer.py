@@ -23,6 +23,8 @@ from runtime_stub.bundle import (
     sidecar_name,
 )
 from runtime_stub.manifest import RAW, ZSTD_FRAMES, Entry, Manifest
+from runtime_stub.signature import KIND as SIGNATURE
+from runtime_stub.signature import signed_message
 
 Progress = Callable[[int], None]
 ZSTD_LEVEL = 3
@@ -139,10 +141,12 @@ class BundleWriter:
         runtime_size: int,
         name: str = "",
         recipe: dict[str, Any] | None = None,
+        sign: Callable[[bytes], bytes] | None = None,
     ) -> None:
         """Write tables, manifest and footer, and complete the file as an executable.
 
-        `runtime_size` is what the runtime needs on disk once extracted, in bytes.
+        `runtime_size` is what the runtime needs on disk once extracted, in bytes. `sign` gets
+        what is to be signed, and returns the content of a signature entry.
         """
         for table, data in self._tables:
             self.add_bytes(table, "table", data)
@@ -153,6 +157,10 @@ class BundleWriter:
             recipe=recipe,
             features=tuple(sorted(self._features)),
         )
+        if sign is not None:
+            signature = sign(signed_message(manifest_format.serialise(manifest)))
+            entry = self.add_bytes("signature", SIGNATURE, signature)
+            manifest = replace(manifest, entries=(*manifest.entries, entry))
         data = manifest_format.serialise(manifest)
         offset = self._start()
         self._output.write(data)

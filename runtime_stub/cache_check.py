@@ -13,18 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runtime_stub import cache
-from runtime_stub.archive import INDEX_FILE, index_length, unpack_index
+from runtime_stub.archive import INDEX_FILE
 from runtime_stub.bundle import Bundle
-from runtime_stub.errors import FormatError, SatchelError
+from runtime_stub.errors import SatchelError
 from runtime_stub.manifest import RAW, Entry
+from runtime_stub.runtime_archive import RuntimeArchive
 from runtime_stub.verify import Region
 
 Progress = Callable[[int], None]
 
 REMEDY = "It will be extracted again by itself"
 _BLOCK = 1 << 20
-_INDEX_HEAD = 16
-_MAX_WINDOW = 1 << 27
 
 
 def check_cached(
@@ -77,20 +76,18 @@ def _check_runtime(bundle: Bundle, runtime: Path, progress: Progress) -> Region:
 
 
 def _runtime_problem(bundle: Bundle, runtime: Path, progress: Progress) -> str:
-    archive = _Archive(bundle)
-    head = archive.take(_INDEX_HEAD)
-    members = unpack_index(head + archive.take(index_length(head) - len(head)))
-    wanted = {member.path for member in members} | {INDEX_FILE}
+    archive = RuntimeArchive(bundle)
+    wanted = {member.path for member in archive.members} | {INDEX_FILE}
     for path in _files(runtime):
         if path not in wanted:
             return f"{runtime / path} does not belong there"
-    for member in members:
+    for member in archive.members:
         if not _is_as_packed(runtime / member.path, member.size, archive, progress):
             return f"{runtime / member.path} was changed"
     return ""
 
 
-def _is_as_packed(path: Path, size: int, archive: _Archive, progress: Progress) -> bool:
+def _is_as_packed(path: Path, size: int, archive: RuntimeArchive, progress: Progress) -> bool:
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size != size:
@@ -109,42 +106,3 @@ def _files(folder: Path) -> Iterator[str]:
     for top, _, names in os.walk(folder):
         for name in names:
             yield (Path(top) / name).relative_to(folder).as_posix()
-
-
-class _Archive:
-    """Takes so many bytes at once from the runtime's archive, as the pack holds it."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        import zstandard
-
-        decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-        self._stream = decoder.stream_reader(_Stored(bundle, bundle.entry("runtime")))  # type: ignore[arg-type]
-        self._error = zstandard.ZstdError
-
-    def take(self, count: int) -> bytes:
-        parts = []
-        while count:
-            try:
-                part = self._stream.read(count)
-            except self._error as error:
-                raise FormatError(f"the runtime does not decompress: {error}") from None
-            if not part:
-                raise FormatError("the runtime's archive is cut short")
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
-
-
-class _Stored:
-    """An entry's stored bytes as a file."""
-
-    def __init__(self, bundle: Bundle, entry: Entry) -> None:
-        self._bundle = bundle
-        self._entry = entry
-        self._position = 0
-
-    def read(self, count: int) -> bytes:
-        left = self._entry.length - self._position
-        data = self._bundle.read(self._entry, self._position, min(count, left))
-        self._position += len(data)
-        return data

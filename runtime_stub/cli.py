@@ -13,6 +13,7 @@ import click
 
 from runtime_stub import __version__
 from runtime_stub import bundle as bundle_format
+from runtime_stub.bundle import Bundle
 from runtime_stub.chat.cli import ask, chat
 from runtime_stub.confinement.cli import probe_commands, show_reports
 from runtime_stub.console import (
@@ -45,6 +46,8 @@ def main(launch: Launch) -> int:
         bundle = bundle_format.read_bundle(launch.descriptor, launch.path)
         recipe = recipe_from(bundle.manifest.recipe or {}, "the pack's recipe")
         session = Session(launch, bundle, recipe)
+        if recipe.signed_by:
+            _require_signature(bundle, recipe.signed_by)
         if launch.first_start:
             _prune(session, UNUSED_DAYS)
         code = run(pack, program, arguments or _default_command(recipe), session)
@@ -54,6 +57,13 @@ def main(launch: Launch) -> int:
 
     opener = click.Command("open", callback=lambda: start(sys.argv[1:]))
     return run(opener, program, [])
+
+
+def _require_signature(bundle: Bundle, key: str) -> None:
+    from runtime_stub.openssl import verify_ed25519
+    from runtime_stub.signature import key_of, require_signer
+
+    require_signer(bundle, key_of(key), verify_ed25519)
 
 
 def _look_for_damage(session: Session) -> None:

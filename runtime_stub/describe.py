@@ -12,6 +12,7 @@ from runtime_stub.bundle import Bundle
 from runtime_stub.console import bytes_text
 from runtime_stub.environment import Launch
 from runtime_stub.manifest import RAW
+from runtime_stub.signature import Verify, key_text, signer
 
 _NOT_SET = ("", "0", "f", "false", "n", "no", "off")
 """What a variable says that is there and means nothing, as click reads it."""
@@ -19,8 +20,12 @@ LICENSES_FOLDER = "licenses"
 """Folder of the runtime that holds one file per component."""
 
 
-def describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Everything the manifest says, as plain data."""
+def describe_bundle(bundle: Bundle, verify: Verify) -> dict[str, Any]:
+    """Everything the manifest says, as plain data.
+
+    `verify` checks the signature, if there is one. Raises SignatureError if it is not right.
+    """
+    signed_by = signer(bundle, verify)
     manifest = bundle.manifest
     return {
         "file": str(bundle.path),
@@ -34,6 +39,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         },
         "recipe": manifest.recipe,
         "features": list(manifest.features),
+        "signed_by": None if signed_by is None else key_text(signed_by),
         "entries": [
             {
                 "name": entry.name,
@@ -57,12 +63,13 @@ def describe_pack(bundle: Bundle, launch: Launch) -> dict[str, Any]:
     from runtime_stub.confinement.confine import possible, turned_off
     from runtime_stub.engine.hardware import read_hardware
     from runtime_stub.engine.library import cpu_variant
+    from runtime_stub.openssl import verify_ed25519
 
     hardware = read_hardware()
     off = launch.host_environment.get("SATCHEL_NO_SANDBOX", "").lower() not in _NOT_SET
     confinement = turned_off() if off else possible()
     return {
-        **describe_bundle(bundle),
+        **describe_bundle(bundle, verify_ed25519),
         "runtime": {"folder": str(launch.runtime), "cache": str(launch.cache_root)},
         "machine": {
             "physical_cores": hardware.physical_cores,
@@ -82,6 +89,7 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"{document['name'] or document['kind']}  ({bytes_text(document['size'])})"
     yield f"  file       {document['file']}"
     yield f"  platform   {stub.get('platform', '?')}, satchel {stub.get('satchel', '?')}"
+    yield f"  signed by  {document['signed_by'] or 'nobody'}"
     engine = f"llama.cpp {llama.get('commit', '?')}, llama-cpp-python {llama.get('python', '?')}"
     yield f"  engine     {engine}"
     for entry in document["entries"]:

@@ -88,6 +88,11 @@ class PromptError(SatchelError):
     meaning = "the prompt does not fit the context, or its template fails"
 
 
+class SignatureError(SatchelError):
+    exit_code = 15
+    meaning = "a signature is missing, not right, or somebody else's"
+
+
 class PackChangedError(SatchelError):
     exit_code = 76
     meaning = "the pack was changed while it was running"
@@ -112,6 +117,7 @@ EXIT_CODES: dict[int, str] = {
             RecipeError,
             CacheError,
             PromptError,
+            SignatureError,
             PackChangedError,
         )
     },

@@ -39,6 +39,7 @@ KINDS: dict[str, str] = {
     "adapter": "LoRA adapter as GGUF; `requires` names its model",
     "warm": "warm prompt: what a model's memory holds after reading one; `requires` names it",
     "table": "chunk table of another entry",
+    "signature": "public key and Ed25519 signature of the manifest without this entry",
 }
 """Entry kinds written so far, with their meaning. Readers ignore kinds they do not know."""
 

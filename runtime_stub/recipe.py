@@ -58,6 +58,7 @@ TOP: dict[str, Setting] = {
     "template": Setting(str, "Jinja chat template, instead of the model's own"),
     "context": Setting(int, "context in tokens, instead of what the machine allows", 64, 2**31 - 1),
     "max_tokens": Setting(int, "longest answer in tokens", 1, 2**31 - 1),
+    "signed_by": Setting(str, "public key that must have signed the pack, or it does not start"),
 }
 
 _NAME = r"[^\s:@/\\]{1,100}"
@@ -153,6 +154,7 @@ class Recipe:
     template: str | None = None
     context: int | None = None
     max_tokens: int | None = None
+    signed_by: str | None = None
     sampling: Mapping[str, float | int] = field(default_factory=dict)
     server: Mapping[str, str | int] = field(default_factory=dict)
     face: Mapping[str, Any] = field(default_factory=dict)

@@ -40,7 +40,7 @@ def verify(bundle: Bundle, progress: Callable[[int], None]) -> list[Region]:
         check_entry(bundle, entry, progress)
         for entry in sorted(bundle.manifest.entries, key=lambda entry: entry.offset)
     ]
-    regions += _check_cross_references(bundle)
+    regions += check_cross_references(bundle)
     footer = bundle.footer
     regions.append(Region("manifest", footer.manifest_offset, footer.manifest_length))
     regions.append(Region("footer", footer.pack_size - FOOTER_SIZE, FOOTER_SIZE))
@@ -106,7 +106,7 @@ def _check_chunks(
     return f"its bytes were changed near byte {first:,} ({len(bad)} of {len(chunks)} chunks)"
 
 
-def _check_cross_references(bundle: Bundle) -> Iterator[Region]:
+def check_cross_references(bundle: Bundle) -> Iterator[Region]:
     """What the footer repeats for the launcher must be what the manifest says."""
     footer = bundle.footer
     for entry in bundle.of_kind("runtime"):

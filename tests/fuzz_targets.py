@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from packer.examine import examine
-from packer.gguf import parse_header
+from packer.gguf_reader import parse_header
 from runtime_stub import archive, bundle, manifest
 from runtime_stub.bundle import FOOTER_SIZE, Footer
 from runtime_stub.engine.template import MAX_CHARACTERS, ChatTemplate, Variables

@@ -8,13 +8,14 @@ import gguf_files as g
 import pytest
 import small_packs as s
 
+from packer.keys import verify_ed25519
 from packer.stub import Stub
 from runtime_stub.describe import describe_bundle, license_lines, lines
 
 
 def describe(path: Path) -> dict[str, Any]:
     with s.opened(path) as bundle:
-        return describe_bundle(bundle)
+        return describe_bundle(bundle, verify_ed25519)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from gguf_files import Typed
 
 from packer.facts import Facts
-from packer.gguf import read_header
+from packer.gguf_reader import read_header
 
 
 @pytest.fixture

@@ -21,9 +21,8 @@ from packer.gguf import (
     GgufHeader,
     Tensor,
     TextSummary,
-    parse_header,
-    read_header,
 )
+from packer.gguf_reader import parse_header, read_header
 from packer.tensor_types import TensorType
 from runtime_stub.errors import FormatError, InputError, SatchelError, UnsupportedError
 

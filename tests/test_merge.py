@@ -10,7 +10,7 @@ from gguf_files import Gguf, TensorInfo, Typed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packer.gguf import read_header
+from packer.gguf_reader import read_header
 from packer.merge import Literal, MergePlan, Range, chunks, plan
 from runtime_stub.errors import FormatError, InputError, SatchelError
 
