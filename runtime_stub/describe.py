@@ -89,7 +89,7 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"{document['name'] or document['kind']}  ({bytes_text(document['size'])})"
     yield f"  file       {document['file']}"
     yield f"  platform   {stub.get('platform', '?')}, satchel {stub.get('satchel', '?')}"
-    yield f"  signed by  {document['signed_by'] or 'nobody'}"
+    yield f"  signed by  {document.get('signed_by') or 'nobody'}"
     engine = f"llama.cpp {llama.get('commit', '?')}, llama-cpp-python {llama.get('python', '?')}"
     yield f"  engine     {engine}"
     for entry in document["entries"]:
