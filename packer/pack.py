@@ -15,6 +15,7 @@ from packer.copying import Piece
 from packer.examine import Examination, examine
 from packer.merge import Literal, MergePlan
 from packer.output import check_destination, require_other, require_space
+from packer.prompt_check import check_length
 from packer.recipe import ModelFiles, PackingRecipe
 from packer.stub import Stub, open_bundle
 from packer.template_check import check_template
@@ -161,6 +162,7 @@ class _Planner:
         template = recipe.template or model.chat_template
         if template:
             self.notes += check_template(template, recipe.system)
+        check_length(recipe.system, recipe.context or model.context_length, model.paths)
         metadata = model_metadata(model, recipe.context)
         part = self._add("model", model, files.path, files.storage, metadata)
         adapters = []

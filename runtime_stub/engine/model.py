@@ -137,8 +137,10 @@ def end_on_bus_error(line: str) -> None:
         install(line.encode(errors="replace"), ctypes.c_int(PackChangedError.exit_code))
 
 
-def load_model(source: ModelSource, on_progress: Callable[[float], bool]) -> Model:
-    """Map the model at `source`.
+def load_model(
+    source: ModelSource, on_progress: Callable[[float], bool], *, vocabulary_only: bool = False
+) -> Model:
+    """Map the model at `source`, or only read its vocabulary.
 
     `on_progress` gets the fraction that is loaded and returns whether to go on. Raises
     EngineError with llama.cpp's own reason when the model can't be loaded.
@@ -146,6 +148,7 @@ def load_model(source: ModelSource, on_progress: Callable[[float], bool]) -> Mod
     llama = library()
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = 0
+    parameters.vocab_only = vocabulary_only
     parameters.load_mode = _LOAD_MODE_MMAP
     # Repacked weights are held beside the mapped ones: twice the memory, a slower start.
     parameters.use_extra_bufts = False
