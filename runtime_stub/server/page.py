@@ -6,9 +6,6 @@ index. Nothing of it is read before somebody opens the page.
 
 from __future__ import annotations
 
-import base64
-import gzip
-import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,6 +101,8 @@ class Page:
         if "gzip" in http.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"
         else:
+            import gzip
+
             content = gzip.decompress(content)
         return Response(content, headers=headers, media_type=facts["type"])
 
@@ -111,8 +110,12 @@ class Page:
         """The recipe's picture, or one of its characters or the name's first; and its type."""
         icon = str(self.face.get("icon") or self.name[:1].upper() or "?")
         if icon.startswith("data:"):
+            import base64
+
             kind, _, data = icon.removeprefix("data:").partition(";base64,")
             return base64.b64decode(data), kind
+        import html
+
         accent = self.accent
         # As bright as the eye sees it.
         red, green, blue = bytes.fromhex(accent[1:])

@@ -259,7 +259,9 @@ async function watch() {
   clearTimeout(watching);
   const found = await server.health();
   const before = state;
-  state = found.status;
+  // Of several models each has a state of its own; one that is not loaded will be when it is asked.
+  state = found.models?.[chosenModel()] ?? found.status;
+  if (state === "ready" || state === "unloaded") state = "ok";
   if (state === "loading") {
     banner("The model is loading. You can write already.", { progress: found.progress ?? null });
   } else if (state === "ok") {
@@ -295,6 +297,11 @@ async function loadDefaults() {
     return; // the settings show no defaults until it can be asked
   }
   showRoom();
+}
+
+async function showSettings() {
+  if (!defaults.has(chosenModel())) await loadDefaults();
+  openSettings(defaults.get(chosenModel()) ?? null);
 }
 
 function askKey(wrong) {
@@ -361,10 +368,11 @@ async function start() {
   $("conversation-menu").addEventListener("click", (event) => conversationMenu(current.id, event.currentTarget));
   $("data-menu").addEventListener("click", (event) => dataMenu(event.currentTarget));
   $("show-keys").addEventListener("click", showKeys);
-  $("open-settings").addEventListener("click", () => openSettings(defaults.get(chosenModel()) ?? null));
+  $("open-settings").addEventListener("click", showSettings);
   $("model").addEventListener("change", (event) => {
     setSetting("model", event.target.value);
     loadDefaults();
+    watch();
   });
   $("import-file").addEventListener("change", (event) => {
     const [file] = event.target.files;

@@ -3,6 +3,8 @@
 import { $ } from "./dom.js";
 
 const area = $("message");
+// Where a focus brings up a keyboard on the screen, which has no Shift + Enter.
+const touch = matchMedia("(hover: none) and (pointer: coarse)");
 let on = null;
 let answering = false;
 
@@ -23,7 +25,7 @@ export function setUpComposer(actions) {
   });
   area.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
-    if (event.key === "Enter" && !event.shiftKey) {
+    if (event.key === "Enter" && !event.shiftKey && !touch.matches) {
       event.preventDefault();
       send();
     } else if (event.key === "ArrowUp" && !area.value && !answering && on.editLast()) {
@@ -46,7 +48,7 @@ export function setDraft(text) {
   fit();
 }
 
-export const focusComposer = () => area.focus();
+export const focusComposer = () => touch.matches || area.focus();
 
 /** Whether an answer is being written: then there is something to stop, and nothing to send. */
 export function setAnswering(now) {
@@ -54,7 +56,7 @@ export function setAnswering(now) {
   answering = now;
   $("stop").hidden = !now;
   $("send").hidden = now;
-  if (focused === $("send") || focused === $("stop")) area.focus();
+  if (focused === $("send") || focused === $("stop")) focusComposer();
   fit();
 }
 

@@ -81,10 +81,9 @@ export function showMarkdown(container, text, writing) {
   const blocks = tokens.filter((token) => token.type !== "space" && token.type !== "def");
   blocks.forEach((token, number) => {
     const old = container.children[number];
-    if (old?.source === token.raw && (writing || !old.unfinished)) return;
+    if (old?.source === token.raw) return;
     const block = h("div", { class: "block" });
     block.source = token.raw;
-    block.unfinished = writing;
     block.append(fragmentOf(token));
     if (old) old.replaceWith(block);
     else container.append(block);

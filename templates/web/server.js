@@ -93,7 +93,8 @@ function sentence(text) {
   return ended[0].toUpperCase() + ended.slice(1);
 }
 
-/** {status: "ok" | "loading" | "failed" | "closed" | "lost", progress?, error?}; never throws. */
+/** {status: "ok" | "loading" | "unloaded" | "failed" | "closed" | "lost", progress?, error?,
+ * models?: {name: state}}; never throws. */
 export async function health() {
   try {
     const response = await fetch("health", { cache: "no-store", signal: AbortSignal.timeout?.(5000) });
