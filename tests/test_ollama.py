@@ -494,7 +494,7 @@ def test_unknown_model(path: str) -> None:
 )
 def test_what_a_pack_cannot_do(method: str, path: str) -> None:
     response = send(scripted(), method, path)
-    assert response.status_code == 501
+    assert response.status_code == 403
     assert "a pack can't" in error_of(response)
 
 

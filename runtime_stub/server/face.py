@@ -27,10 +27,12 @@ class Operation:
     request: Any = None
     """Type of the JSON body, None for no body."""
     response: Any = None
-    """Type of the JSON reply, None for plain text."""
+    """Type of the JSON reply, None for one that is not JSON."""
     stream: str | None = None
     """Media type of the reply when it is streamed, if it can be."""
     status: int = 200
+    media: str = "text/plain"
+    """Media type of a reply that is not JSON; may be a range, such as "image/*"."""
 
 
 @dataclass(frozen=True)

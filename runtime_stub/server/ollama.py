@@ -1,6 +1,6 @@
 """The Ollama face: a pack answers programs that expect Ollama.
 
-It can't fetch, make or remove models, and says so (501). HEAD / tells clients that somebody is
+It can't fetch, make or remove models, and says so (403). HEAD / tells clients that somebody is
 there.
 """
 
@@ -99,7 +99,7 @@ def face(state: State) -> Face:
             Operation("GET", "/api/version", handlers.version, "Version", response=Version),
             Operation("HEAD", "/", handlers.alive, "Whether anybody is there"),
             *(
-                Operation(method, path, _refusing(verb), "Refused by a pack", status=501)
+                Operation(method, path, _refusing(verb), "Refused by a pack", status=403)
                 for method, path, verb in refused
             ),
         ),
@@ -234,6 +234,6 @@ async def _grammar(wanted: str | dict[str, Any] | None) -> str | None:
 
 def _refusing(verb: str) -> Handler:
     async def refuse(_http: HttpRequest) -> Response:
-        raise Problem(501, f"a pack can't {verb} models: it serves those it was made with")
+        raise Problem(403, f"a pack can't {verb} models: it serves those it was made with")
 
     return refuse

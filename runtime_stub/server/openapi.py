@@ -55,11 +55,11 @@ def _types(operations: Sequence[Operation]) -> list[Any]:
 
 
 def _operation(operation: Operation, face: Face, schema_of: dict[int, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    content: dict[str, Any] = {operation.media: {}}
     if operation.response is not None:
         content = {"application/json": {"schema": schema_of[id(operation.response)]}}
     if operation.stream is not None:
-        content.setdefault(operation.stream, {"schema": {"type": "string"}})
+        content.setdefault(operation.stream, {})
     made: dict[str, Any] = {
         "operationId": "_".join(re.findall(r"\w+", f"{operation.method.lower()} {operation.path}")),
         "summary": operation.summary,

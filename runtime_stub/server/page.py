@@ -143,8 +143,10 @@ def face(page: Page) -> Face:
             Operation(
                 "GET", f"{PREFIX}face.json", handlers.face, "Name and greeting", None, PackFace
             ),
-            Operation("GET", f"{PREFIX}icon", handlers.icon, "The pack's picture"),
-            Operation("GET", PREFIX + "{file:path}", handlers.file, "A file of the web page"),
+            Operation("GET", f"{PREFIX}icon", handlers.icon, "The pack's picture", media="image/*"),
+            Operation(
+                "GET", PREFIX + "{file:path}", handlers.file, "A file of the web page", media="*/*"
+            ),
         ),
         shape=error_reply,
         error=ErrorReply,
