@@ -189,12 +189,24 @@ def test_openai_models_and_errors(openai_client: Any) -> None:
         wrong.chat.completions.create(model="default", messages=[USER])
 
 
+def all_end(address: str) -> None:
+    """No slot stays in use for a client that has gone."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+
+    def idle() -> bool:
+        slots = httpx.get(f"{address}/slots", headers=headers).json()
+        return not any(slot["is_processing"] for slot in slots)
+
+    wait_for(idle, "the end of all answers", 10)
+
+
 def test_openai_stream_left_early(openai_client: Any, address: str) -> None:
     with openai_client.chat.completions.create(
         model="default", messages=[USER], stream=True, max_tokens=2000, temperature=1.5
     ) as stream:
         for _ in stream:
             break
+    all_end(address)
     reply = openai_client.chat.completions.create(
         model="default", messages=[SYSTEM, USER], temperature=0
     )
@@ -213,6 +225,28 @@ def test_ollama_chat(ollama_client: Any) -> None:
         model="SmolLM2", messages=[SYSTEM, USER], options=options, stream=True
     )
     assert "Paris" in "".join(piece.message.content or "" for piece in pieces)
+
+
+def test_ollama_tools(ollama_client: Any) -> None:
+    """Its interface can't force a call: the tools are taken, and what comes is one or a text."""
+    reply = ollama_client.chat(
+        model="SmolLM2",
+        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        tools=[{"type": "function", "function": WEATHER}],
+        options={"temperature": 0, "num_predict": 60},
+    )
+    assert reply.message.content or reply.message.tool_calls
+
+
+def test_ollama_stream_left_early(ollama_client: Any, address: str) -> None:
+    pieces = ollama_client.chat(
+        model="SmolLM2", messages=[USER], stream=True, options={"temperature": 1.5}
+    )
+    next(pieces)
+    pieces.close()
+    all_end(address)
+    reply = ollama_client.chat(model="SmolLM2", messages=[SYSTEM, USER], options={"temperature": 0})
+    assert "Paris" in reply.message.content
 
 
 def test_ollama_generate_embed_and_lists(ollama_client: Any) -> None:
@@ -290,6 +324,41 @@ def test_anthropic_tool_and_errors(anthropic_client: Any) -> None:
     assert reply.stop_reason == "tool_use"
     with pytest.raises(anthropic.NotFoundError):
         anthropic_client.messages.create(model="claude", max_tokens=5, messages=[USER])
+
+
+def test_anthropic_json_schema(anthropic_client: Any) -> None:
+    reply = anthropic_client.messages.create(
+        model="default",
+        max_tokens=80,
+        messages=[{"role": "user", "content": "Describe a person as JSON."}],
+        extra_body={
+            "temperature": 0,
+            "output_config": {"format": {"type": "json_schema", "schema": PERSON}},
+        },
+    )
+    assert set(json.loads(reply.content[0].text)) == {"name", "age"}
+
+
+def test_anthropic_stop_sequence(anthropic_client: Any) -> None:
+    reply = anthropic_client.messages.create(
+        model="default",
+        max_tokens=20,
+        system=SYSTEM["content"],
+        messages=[USER],
+        stop_sequences=["Paris"],
+        extra_body={"temperature": 0},
+    )
+    assert (reply.stop_reason, reply.stop_sequence) == ("stop_sequence", "Paris")
+
+
+def test_anthropic_stream_left_early(anthropic_client: Any, address: str) -> None:
+    fields: dict[str, Any] = {"model": "default", "messages": [USER]}
+    with anthropic_client.messages.stream(max_tokens=2000, **fields) as stream:
+        for _ in stream:
+            break
+    all_end(address)
+    reply = anthropic_client.messages.create(max_tokens=5, **fields)
+    assert reply.content
 
 
 # The server itself

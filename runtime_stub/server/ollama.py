@@ -99,7 +99,9 @@ def face(state: State) -> Face:
             Operation("GET", "/api/version", handlers.version, "Version", response=Version),
             Operation("HEAD", "/", handlers.alive, "Whether anybody is there"),
             *(
-                Operation(method, path, _refusing(verb), "Refused by a pack", status=403)
+                Operation(
+                    method, path, _refusing(verb), "Refused by a pack", response=Error, status=403
+                )
                 for method, path, verb in refused
             ),
         ),

@@ -116,8 +116,11 @@ def decode(body: bytes, kind: type[T]) -> T:
     """`body` as JSON of a type. Raises Problem (400) that names the field."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.ValidationError as error:
         raise _unreadable(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # An empty body or half of one is told of as "truncated" alone.
+        raise Problem(400, f"the body is not valid JSON: {error}") from None
     except RecursionError:
         raise Problem(400, "the request is nested too deeply") from None
 
