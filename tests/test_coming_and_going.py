@@ -157,7 +157,7 @@ def test_clients_that_come_and_go(here: Place, seconds: int) -> None:
         seen = asyncio.run(crowd(server, seconds))
         assert not seen.wrong, seen.wrong[:5]
         assert set(seen.statuses) <= {200, 503}, seen.statuses
-        assert seen.statuses[200] > seconds
+        assert seen.statuses[200] > 0, seen.statuses
         wait_for(lambda: not server.busy(), "the end of all answers", 20)
         assert server.metric("satchel_requests_waiting") == 0
         assert server.metric("satchel_requests_running") == 0
