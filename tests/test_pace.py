@@ -36,3 +36,15 @@ def test_learns_from_mixed_steps() -> None:
     for _ in range(100):
         pace.note(4, 10, 0.1 + 10 * 0.02)
     assert pace.chunk(512, 1, 1) == pytest.approx(6, abs=1)
+
+
+def test_what_a_guess_costs() -> None:
+    pace = learnt()
+    assert (pace.generating, pace.per_guess) == (0.1, 0.01)
+    for _ in range(100):
+        pace.note(1, 0, 0.1 + 5 * 0.03, guessed=5)
+    assert pace.per_guess == pytest.approx(0.03)
+    assert pace.generating == 0.1
+    assert pace.chunk(512, 1, 1) == 12
+    pace.note(1, 50, 9.0, guessed=5)  # who knows which of the two took so long
+    assert pace.per_guess == pytest.approx(0.03)

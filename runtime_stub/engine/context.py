@@ -95,6 +95,8 @@ class Context:
         )
         """Whether a sequence can be cut anywhere. Recurrent memory stands at its end alone:
         going back takes a state that was saved there."""
+        self.forgiving = self.cuttable and self._window == 0
+        """Whether tokens can be taken back at any time."""
         self.batch_size = int(parameters.n_batch)
         self._batch = llama.llama_batch_init(self.batch_size, 0, 1)
 

@@ -376,6 +376,7 @@ class Engine:
             self._settings.parallel,
             lambda mix: self._adapters.apply(owner.handle, mix),
             [read_warm(source) for source in self._warm_sources],
+            self._settings.drafts,
         )
 
 

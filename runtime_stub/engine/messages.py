@@ -52,6 +52,8 @@ class EngineSettings:
     """Longest time from submitting to the last event, in seconds; 0 for no limit."""
     template: str | None = None
     """A chat template to use instead of the model's own."""
+    drafts: bool = True
+    """Whether to guess ahead what a text repeats, where that pays."""
 
 
 FIT_REQUEST = 0

@@ -19,6 +19,7 @@ class Pace:
     def __init__(self) -> None:
         self._generating: float | None = None
         self._per_token: float | None = None
+        self._per_guess: float | None = None
 
     def chunk(self, room: int, answered: int, reading: int) -> int:
         """Tokens of prompt to read in a step that also generates, at most `room`.
@@ -31,9 +32,23 @@ class Pace:
         stretch = min(max(_STRETCH, reading / answered), _LONGEST_STRETCH)
         return max(_LEAST, min(room, int(stretch * self._generating / self._per_token)))
 
-    def note(self, generated: int, read: int, seconds: float) -> None:
-        """Learn from a step that fed so many generated and so many prompt tokens."""
-        if generated and not read:
+    @property
+    def generating(self) -> float | None:
+        """Seconds that a step takes which only generates, without guesses; None if unknown."""
+        return self._generating
+
+    @property
+    def per_guess(self) -> float | None:
+        """Seconds by which a guessed token lengthens a step; None if unknown."""
+        return self._per_token if self._per_guess is None else self._per_guess
+
+    def note(self, generated: int, read: int, seconds: float, guessed: int = 0) -> None:
+        """Learn from a step that fed so many generated, prompt and guessed tokens."""
+        if guessed:
+            if not read and self._generating is not None:
+                longer = max(0.0, seconds - self._generating) / guessed
+                self._per_guess = _average(self._per_guess, longer)
+        elif generated and not read:
             self._generating = _average(self._generating, seconds)
         elif read and not generated:
             self._per_token = _average(self._per_token, seconds / read)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from runtime_stub.engine.answer import Answer
 from runtime_stub.engine.candidates import Candidates
 from runtime_stub.engine.context import NO_ROOM, Context
+from runtime_stub.engine.drafts import MOST, Drafts, worthwhile
 from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
     Begun,
@@ -49,10 +50,12 @@ class Scheduler:
         parallel: int,
         apply: Callable[[Mix], None] = lambda _: None,
         warm: Sequence[WarmPrompt] = (),
+        drafts: bool = False,
     ) -> None:
         """`apply` lets the context compute with other adapters; `warm` are prompts that need
-        not be read."""
+        not be read. With `drafts`, it guesses ahead where that pays."""
         self._warm = warm
+        self._guesses = drafts and context.forgiving
         self._model = model
         self._context = context
         self._slots = [Slot(sequence) for sequence in range(parallel)]
@@ -106,8 +109,9 @@ class Scheduler:
         elif result != 0:
             self.fail_all(Failed("engine", f"llama.cpp failed to decode (code {result})"))
         else:
+            guessed = sum(len(slot.guess) for slot in self._slots)
             self._sample_all()
-            self._pace.note(generated, read, time.monotonic() - started)
+            self._pace.note(generated, read, time.monotonic() - started, guessed)
 
     def fail_all(self, event: Failed) -> None:
         """End everything that runs or waits with `event`, and forget all cached tokens."""
@@ -205,11 +209,13 @@ class Scheduler:
         for slot in self._slots:
             slot.output_index = None
             slot.pending = []
+            slot.guess = []
         # One batch is computed with one set of adapters.
         slots = self._turns.next([slot for slot in self._slots if slot.job is not None])
         for slot in slots:
             if slot.next_token is not None:
                 slot.output_index = self._feed(slot, slot.next_token, output=True)
+                self._feed_guess(slot, len(slots) - 1)
                 generated += 1
         readers = sorted((slot for slot in slots if slot.reads), key=lambda s: s.started)
         room = self._context.room
@@ -237,6 +243,23 @@ class Scheduler:
                 slot.output_index = index
         return end - start
 
+    def _feed_guess(self, slot: Slot, others: int) -> None:
+        """Feed what may follow the next token, as far as that pays."""
+        if slot.drafts is None or slot.job is None:
+            return
+        left = self._context.size.tokens - len(slot.tokens) - 2
+        if slot.job.generation.max_tokens is not None:
+            left = min(left, slot.job.generation.max_tokens - slot.generated - 1)
+        # Every other text's own token must still find its place in the batch.
+        most = min(MOST, left, self._context.room - others)
+        pace = self._pace
+        count = worthwhile(slot.drafts.chance, others, pace.generating, pace.per_guess, most)
+        if count == 0:
+            slot.drafts.learn(0, 0)
+        slot.guess = slot.drafts.guess(count)
+        for token in slot.guess:
+            self._feed(slot, token, output=True)
+
     def _feed(self, slot: Slot, token: int, *, output: bool) -> int:
         position = len(slot.tokens) + len(slot.pending)
         slot.pending.append(token)
@@ -256,7 +279,27 @@ class Scheduler:
                     slot.job.send(PromptRead(len(slot.job.tokens), slot.cached))
                 self._share_prompt(slot, slot.output_index)
             else:
-                self._sample(slot, slot.output_index)
+                self._verify(slot, slot.output_index)
+
+    def _verify(self, slot: Slot, index: int) -> None:
+        """Sample, and go on for as long as that is what was guessed."""
+        guess = slot.guess
+        if not guess:
+            self._sample(slot, index)
+            return
+        right = 0
+        del slot.tokens[-len(guess) :]
+        for ahead, token in enumerate([*guess, None]):
+            self._sample(slot, index + ahead)
+            if slot.job is None or slot.next_token != token or token is None:
+                break
+            # It lies in the context already.
+            slot.tokens.append(token)
+            right += 1
+        if slot.drafts is not None:
+            slot.drafts.learn(len(guess), right)
+        if right < len(guess):
+            self._context.keep(slot.sequence, len(slot.tokens))
 
     def _share_prompt(self, first: Slot, index: int) -> None:
         """The prompt has been read: all choices of the job start from its last logits."""
@@ -288,6 +331,10 @@ class Scheduler:
             self._fail(slot.job, _DEAD_END)
             return
         slot.next_token = choice.token
+        if slot.drafts is not None:
+            slot.drafts.add(choice.token)
+        elif self._guesses:
+            slot.drafts = Drafts([*slot.job.tokens, choice.token])
         self._take(slot, slot.job, choice)
 
     def _take(self, slot: Slot, job: Job, choice: Choice) -> None:

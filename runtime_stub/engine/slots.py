@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from runtime_stub.engine.answer import Answer
 from runtime_stub.engine.context import Context
+from runtime_stub.engine.drafts import Drafts
 from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import Mix
 from runtime_stub.engine.places import Places
@@ -41,6 +42,10 @@ class Slot:
     """Sampled, but not yet fed."""
     output_index: int | None = None
     """Where in the running batch this slot's logits are."""
+    drafts: Drafts | None = None
+    """Where its text may go on from; None if that is of no use."""
+    guess: list[int] = field(default_factory=list)
+    """What the running batch holds of it behind the next token, to be verified."""
     cached: int = 0
     generated: int = 0
     started: float = 0.0
@@ -63,7 +68,8 @@ class Slot:
 
     def release(self) -> None:
         """Let go of the choice; the tokens stay for whoever begins alike."""
-        self.job = self.answer = None
+        self.job = self.answer = self.drafts = None
+        self.guess = []
         self.next_token = None
         self.waits = False
         self.last_used = time.monotonic()
