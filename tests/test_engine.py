@@ -305,6 +305,8 @@ class FakeModel:
 
 
 class FakeContext:
+    forgiving = True
+
     def __init__(self, _model: Any, size: context.ContextSize, *_: Any) -> None:
         self.size = size
 

@@ -48,7 +48,7 @@ class FakeContext:
     """
 
     handle = None
-    cuttable = True
+    cuttable = forgiving = True
 
     def __init__(self, tokens: int = 1000, batch: int = 8) -> None:
         self.size = ContextSize(tokens, "a test's")
