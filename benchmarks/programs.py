@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -11,7 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.rivals import PROGRAM
+
+QUESTION = "What is the capital of France?"
 _STOP_SECONDS = 10
+_ANSWER_TOKENS = 8
+_START_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -30,103 +36,182 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Server:
-    """A program that serves chats over HTTP."""
+class Program:
+    """A program that serves chats over HTTP, or answers one question on standard output."""
 
     name: str
     command: Callable[[int, Settings], Sequence[str | Path]]
-    """From port and settings."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    """From port and settings; commands that answer have no use for the port."""
+    files: tuple[Path, ...]
+    """Files and folders that it consists of."""
+    counterpart: str
+    """Which program of ours it is compared with; its own name for ours."""
+    serves: bool = True
     streams: int = 64
     """How many chats it can answer at once."""
+    mark: bytes = b""
+    """On standard output, what comes before the answer."""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def satchel(pack: Path, cache: Path) -> Server:
+SERVE, ASK = "Satchel serve", "Satchel ask"
+
+
+def satchel_serve(pack: Path) -> Program:
     """`pack serve`."""
-    return Server(
-        "Satchel",
+    return Program(
+        SERVE,
         lambda port, settings: [
             pack, "serve", "--port", str(port), "--parallel", str(settings.parallel),
             "--context", str(settings.context), "--threads", str(settings.threads),
         ],
-        {"SATCHEL_CACHE": str(cache)},
+        (pack,),
+        SERVE,
     )  # fmt: skip
 
 
-def llama_server(tools: Path, model: Path, *extra: str, name: str = "llama-server") -> Server:
+def satchel_ask(pack: Path) -> Program:
+    """`pack ask`."""
+    return Program(
+        ASK,
+        lambda _, settings: [
+            pack, "ask", QUESTION, "--temperature", "0", "--max-tokens", str(_ANSWER_TOKENS),
+            "--context", str(_START_CONTEXT), "--threads", str(settings.threads),
+        ],
+        (pack,),
+        ASK,
+        serves=False,
+    )  # fmt: skip
+
+
+def llama_server(tools: Path, model: Path) -> Program:
     """llama-server, with one cache for all slots and weights used as they lie in the file:
     that is how a pack runs, too."""
-    return Server(
-        name,
+    return Program(
+        "llama-server",
         lambda port, settings: [
             tools / "llama-server", "--model", model, "--port", str(port), "--offline",
             "--parallel", str(settings.parallel), "--kv-unified",
             "--ctx-size", str(settings.context),
-            "--threads", str(settings.threads), "--no-repack", "--no-warmup", *extra,
+            "--threads", str(settings.threads), "--no-repack", "--no-warmup",
         ],
+        (tools, model),
+        SERVE,
+    )  # fmt: skip
+
+
+def llama_cli(tools: Path, model: Path) -> Program:
+    """llama-cli, asked one question."""
+    return Program(
+        "llama-cli",
+        lambda _, settings: [
+            tools / "llama-cli", "--model", model, "--prompt", QUESTION, "--single-turn",
+            "--temp", "0", "--predict", str(_ANSWER_TOKENS), "--ctx-size", str(_START_CONTEXT),
+            "--threads", str(settings.threads), "--no-repack", "--no-warmup", "--simple-io",
+            "--offline",
+        ],
+        (tools, model),
+        ASK,
+        serves=False,
+        mark=f"> {QUESTION}\n".encode(),
+    )  # fmt: skip
+
+
+def python_server(python: Path, model: Path) -> Program:
+    """llama_cpp.server, which answers one chat at a time."""
+    return Program(
+        "llama_cpp.server",
+        lambda port, settings: [
+            python, PROGRAM, "serve", "--model", model, "--port", str(port), "--n_ctx",
+            str(settings.context), "--n_threads", str(settings.threads), "--n_threads_batch",
+            str(settings.threads), "--flash_attn", "true", "--verbose", "false",
+        ],
+        (python.parent.parent, model),
+        SERVE,
+        streams=1,
+    )  # fmt: skip
+
+
+def one_file(path: Path) -> Program:
+    """PyInstaller's one-file with the model inside, asked one question."""
+    return Program(
+        "PyInstaller one-file",
+        lambda _, settings: [
+            path, QUESTION, str(settings.threads), str(_START_CONTEXT), str(_ANSWER_TOKENS),
+        ],
+        (path,),
+        ASK,
+        serves=False,
     )  # fmt: skip
 
 
 @dataclass
 class Running:
-    """A started server."""
+    """A started program."""
 
-    server: Server
+    program: Program
     port: int
     process: subprocess.Popen[bytes]
     started: float
     """On time.perf_counter's clock."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where programs may write: the homes and caches of all of them."""
+
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Tells programs so."""
+        for name in ("home", "cache", "tmp"):
+            (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        return {
+            **os.environ,
+            "HOME": str(self.root / "home"),
+            "XDG_CACHE_HOME": str(self.root / "home"),
+            "SATCHEL_CACHE": str(self.root / "cache"),
+            "TMPDIR": str(self.root / "tmp"),
+        }
+
+
 @contextlib.contextmanager
-def running(server: Server, settings: Settings) -> Iterator[Running]:
-    """Start a server on a free port; end it, and it alone, afterwards."""
-    port = free_port()
-    words = [str(word) for word in server.command(port, settings)]
-    environment = {**os.environ, **server.environment}
+def running(program: Program, settings: Settings, place: Place) -> Iterator[Running]:
+    """Start a program, a server on a free port; end it, and it alone, afterwards."""
+    port = _free_port() if program.serves else 0
+    words = [str(word) for word in program.command(port, settings)]
+    environment = {**place.environment, **program.environment}
     started = time.perf_counter()
-    process = start(words, environment, settings)
-    try:
-        yield Running(server, port, process, started)
-    finally:
-        stop(process)
-
-
-def start(
-    words: Sequence[str], environment: Mapping[str, str], settings: Settings, output: int = -3
-) -> subprocess.Popen[bytes]:
-    """Start a program on the settings' processors, in a process group of its own."""
     process = subprocess.Popen(
-        words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    with contextlib.suppress(ProcessLookupError):
-        os.sched_setaffinity(process.pid, settings.cpus)
-    return process
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a started program, by force if it does not go by itself."""
-    process.terminate()
+        words,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if program.serves else subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, settings.cpus)
+        yield Running(program, port, process, started)
+    finally:
+        _stop(process)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a program with what it started: all that is in its session."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
+            break
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    found = [pid]
-    for member in found:
-        for task in Path(f"/proc/{member}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += [int(child) for child in task.read_text().split()]
-    return found

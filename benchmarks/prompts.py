@@ -69,11 +69,9 @@ def story(number: int, words: int) -> str:
 def chat(system: str, question: str, *, tokens: int, forbidden: tuple[int, ...]) -> dict[str, Any]:
     """The body of a streamed chat request that is answered with exactly so many tokens:
     the `forbidden` ones are those that would end it."""
+    messages = [{"role": "system", "content": system}] if system else []
     return {
-        "messages": [
-            {"role": "system", "content": system},
-            {"role": "user", "content": question},
-        ],
+        "messages": [*messages, {"role": "user", "content": question}],
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": 0,

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 import tarfile
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import build
@@ -28,6 +31,15 @@ TOOL_OPTIONS = (
     "-DLLAMA_OPENSSL=OFF",
     "-GNinja",
 )
+PROGRAM = Path(__file__).with_name("llama_program.py")
+
+
+@dataclass(frozen=True)
+class OneFile:
+    """A program of one file that PyInstaller made, and how long it took."""
+
+    path: Path
+    seconds: float
 
 
 def llama_tools() -> Path:
@@ -42,6 +54,56 @@ def llama_tools() -> Path:
                 built = _compile_tools(_sources(lock, Path(scratch)), Path(scratch, "out"))
                 shutil.copytree(built, work, symlinks=True, dirs_exist_ok=True)
     return folder
+
+
+def llama_python() -> Path:
+    """The interpreter of an environment with llama_cpp.server and PyInstaller."""
+    wheel = build.llama_wheel()
+    lock = Path(__file__).with_name("rivals.lock")
+    key = build.digest([lock, wheel.parent.name, sys.version])
+    folder = build.cache_folder() / f"llama-python-{key[:20]}"
+    python = folder / "bin" / "python"
+    with build.step("llama_cpp.server and PyInstaller", [key], folder) as needed:
+        if needed:
+            shutil.rmtree(folder, ignore_errors=True)
+            build.run([sys.executable, "-m", "venv", folder])
+            install: list[str | Path] = [
+                python,
+                "-m",
+                "pip",
+                "--disable-pip-version-check",
+                "install",
+                "--no-deps",
+            ]
+            build.run([*install, "--require-hashes", "-r", lock])
+            build.run([*install, wheel])
+    return python
+
+
+def one_file(model: Path, folder: Path) -> OneFile:
+    """A plain program with the model inside, as PyInstaller's manual shows it, in `folder`."""
+    python = llama_python()
+    started = time.monotonic()
+    build.run(
+        [
+            python,
+            "-m",
+            "PyInstaller",
+            "--onefile",
+            "--noconfirm",
+            "--log-level=ERROR",
+            "--name=one-file",
+            "--collect-all=llama_cpp",
+            f"--add-data={model}{os.pathsep}model",
+            f"--distpath={folder}",
+            f"--workpath={folder / 'work'}",
+            f"--specpath={folder}",
+            PROGRAM,
+        ]
+    )
+    seconds = time.monotonic() - started
+    shutil.rmtree(folder / "work")
+    return OneFile(folder / "one-file", seconds)
 
 
 def _sources(lock: Path, scratch: Path) -> Path:
@@ -72,7 +134,3 @@ def _compile_tools(source: Path, out: Path) -> Path:
     # `ggml` brings the backends: one library for each kind of processor.
     build.run([cmake, "--build", out, jobs, "--target", *TOOLS, "ggml"], environment=environment)
     return out / "bin"
-
-
-if __name__ == "__main__":
-    llama_tools()
