@@ -116,6 +116,23 @@ def test_second_turn_reads_only_what_is_new(sample_engine: Engine) -> None:
     assert usage.prompt_tokens - usage.cached_tokens < 20
 
 
+def test_conversations_go_on_in_turn(sample_engine: Engine) -> None:
+    """Each lies aside while another one is answered, and goes on where it was."""
+    subjects = ("rivers", "bread", "clocks")
+    chats = [[{"role": "user", "content": f"{subject}, " * 40}] for subject in subjects]
+    read = [0] * len(chats)
+    for turn in range(2):
+        for number, chat in enumerate(chats):
+            request = Request(messages=tuple(chat), sampling=GREEDY, max_tokens=8)
+            events = list(sample_engine.answer(request))
+            usage = finished(events).usage
+            assert usage.cached_tokens >= read[number]
+            assert turn or usage.cached_tokens < 60
+            read[number] = usage.prompt_tokens
+            chat.append({"role": "assistant", "content": text_of(events)})
+            chat.append({"role": "user", "content": "And what else?"})
+
+
 def test_too_long(sample_engine: Engine) -> None:
     event = failed(list(sample_engine.answer(Request(text="word " * 3000))))
     assert event.kind == "too-long"

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from runtime_stub.engine import aside
 from runtime_stub.engine import scheduler as module
 from runtime_stub.engine.context import NO_ROOM, Context, ContextSize
 from runtime_stub.engine.job import Job
@@ -58,6 +59,7 @@ class FakeContext:
         self.batches: list[list[tuple[int, int, int, bool]]] = []
         self.results: list[int] = []
         self.forgetful = False
+        self.refuses_states = False
 
     def clear_batch(self) -> None:
         self.batch = []
@@ -93,6 +95,21 @@ class FakeContext:
         kept = 0 if self.forgetful else tokens
         self.cells[sequence] = self.cells.get(sequence, [])[:kept]
         return len(self.cells[sequence])
+
+    def state_size(self, sequence: int) -> int:
+        return 4 * len(self.cells.get(sequence, []))
+
+    def state(self, sequence: int) -> bytes:
+        return "".join(map(chr, self.cells[sequence])).encode("utf-32-le")
+
+    def set_state(self, sequence: int, state: memoryview, tokens: int, keep: int) -> int:
+        self.cells[sequence] = []
+        if self.refuses_states or sum(map(len, self.cells.values())) + tokens > self.size.tokens:
+            return 0
+        held = [ord(char) for char in bytes(state).decode("utf-32-le")]
+        assert len(held) == tokens, "the whole state"
+        self.cells[sequence] = held[:keep]
+        return keep
 
 
 class FakeSampler:
@@ -328,6 +345,59 @@ def test_running_answers_flow_while_a_long_prompt_is_read() -> None:
         bench.scheduler.step()
     assert len(running.text) == before + 5
     bench.run()
+
+
+def test_idle_conversations_lie_aside_until_they_go_on() -> None:
+    bench = Bench(parallel=3, batch=512)
+    first = bench.ask("a" * 100, max_tokens=3)
+    bench.run()
+    assert first.text == "bcd"
+    second = bench.ask("k" * 100, max_tokens=3)
+    bench.run()
+    assert bench.context.cells[0] == []
+    assert len(bench.context.cells[1]) == 102
+    again = bench.ask("a" * 100 + "bcdx", max_tokens=1)
+    bench.run()
+    assert (again.cached, again.text) == (102, "y")
+    assert bench.context.cells[1] == []
+    branch = bench.ask("k" * 80 + "p", max_tokens=1)
+    bench.run()
+    assert (branch.cached, branch.text) == (80, "q")
+    assert second.reason == "length"
+
+
+def test_what_lay_aside_and_is_refused_is_read_again() -> None:
+    bench = Bench(parallel=2, batch=512)
+    bench.ask("a" * 100, max_tokens=1)
+    bench.run()
+    bench.ask("k" * 100, max_tokens=1)
+    bench.run()
+    bench.context.refuses_states = True
+    again = bench.ask("a" * 100 + "x", max_tokens=1)
+    bench.run()
+    assert (again.cached, again.text) == (0, "y")
+
+
+def test_no_more_lies_aside_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "LIMIT", 4 * 250)
+    bench = Bench(parallel=4, batch=512)
+    for letter in "aku":
+        bench.ask(letter * 200, max_tokens=1)
+        bench.run()
+    bench.ask("x", max_tokens=1)
+    bench.run()
+    assert [len(bench.context.cells[number]) for number in range(3)] == [0, 200, 200]
+
+
+def test_choices_take_slots_that_lay_aside() -> None:
+    bench = Bench(parallel=3, batch=512)
+    for letter in "aku":
+        bench.ask(letter * 100, max_tokens=1)
+        bench.run()
+    asked = bench.ask("q" * 100, max_tokens=2, choices=3)
+    bench.run()
+    assert asked.reason == "length"
+    assert [len(cells) for cells in bench.context.cells.values()] == [101, 101, 101]
 
 
 def test_those_who_come_together_begin_together() -> None:

@@ -165,10 +165,14 @@ class Context:
         written = llama.llama_state_seq_get_data_ext(self.handle, state, size, sequence, _PARTIAL)
         return bytes(memoryview(state)[: int(written)])
 
+    def state_size(self, sequence: int) -> int:
+        """Bytes of its state."""
+        return int(library().llama_state_seq_get_size(self.handle, sequence))
+
     def state(self, sequence: int) -> bytes:
         """All that the context holds of a sequence."""
         llama = library()
-        size = int(llama.llama_state_seq_get_size(self.handle, sequence))
+        size = self.state_size(sequence)
         state = (ctypes.c_uint8 * size)()
         written = llama.llama_state_seq_get_data(self.handle, state, size, sequence)
         return bytes(memoryview(state)[: int(written)])

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from runtime_stub.engine.answer import Answer
+from runtime_stub.engine.aside import put_aside
 from runtime_stub.engine.candidates import Candidates
 from runtime_stub.engine.context import NO_ROOM, Context
 from runtime_stub.engine.drafts import MOST, Drafts, worthwhile
@@ -171,6 +172,7 @@ class Scheduler:
                 self._start(job)
             except PromptError as error:
                 self._fail(job, Failed("prompt", error.message, error.hint))
+            put_aside(self._slots, self._context)
 
     def _held(self) -> int:
         """Tokens of context that running requests hold or are about to, at most."""
@@ -401,7 +403,7 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """The cache is full: forget an idle slot, or else end the longest choice."""
-        idle = [slot for slot in self._slots if slot.job is None and slot.tokens]
+        idle = [s for s in self._slots if s.job is None and s.tokens and not s.aside]
         if idle:
             self._empty(min(idle, key=lambda slot: slot.last_used))
             return

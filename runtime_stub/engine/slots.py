@@ -26,6 +26,8 @@ class Slot:
     sequence: int
     tokens: list[int] = field(default_factory=list)
     """What the context holds for this sequence."""
+    aside: bytes = b""
+    """The state that `tokens` left, where it was taken out of the context."""
     mix: Mix = ()
     """The adapters that what it holds was computed with."""
     places: Places = field(default_factory=Places)
@@ -61,6 +63,8 @@ class Slot:
         """Begin to work on a choice."""
         self.job, self.choice, self.sampler, self.answer = job, choice, sampler, answer
         self.waits = choice > 0
+        if self.aside:
+            self.forget()
         self.next_token = self.output_index = None
         self.cached = self.generated = 0
         self.started = time.monotonic()
@@ -80,7 +84,17 @@ class Slot:
     def forget(self) -> None:
         """The context holds nothing of this sequence any more."""
         self.tokens = []
+        self.aside = b""
         self.places.clear()
+
+    def bring_back(self, context: Context) -> None:
+        """Give the context again what was put aside. Where it does not take it, it is lost."""
+        if self.aside:
+            count = len(self.tokens)
+            state = memoryview(bytearray(self.aside))
+            self.aside = b""
+            if context.set_state(self.sequence, state, count, count) != count:
+                self.forget()
 
     def reusable(self, alike: int, context: Context) -> int:
         """How many of the `alike` tokens that a prompt begins with need not be read again."""
@@ -118,13 +132,16 @@ def place(
         target = min(free, key=lambda slot: (bool(slot.tokens), slot.last_used))
     if shared < _WORTH_COPYING:
         donor = target
-    kept = reusable[donor]
+    if reusable[donor]:
+        donor.bring_back(context)
+    kept = min(reusable[donor], len(donor.tokens))
     saved = donor.places.state(kept) if kept < len(donor.tokens) else None
     if target is donor:
         kept = context.keep(target.sequence, kept, saved)
     else:
         kept = context.share(donor.sequence, target.sequence, kept, saved)
     target.tokens = list(prompt[:kept])
+    target.aside = b""
     target.mix = mix
     target.places = donor.places.up_to(kept)
     if not context.cuttable:
