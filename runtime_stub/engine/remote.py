@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,23 +31,11 @@ from runtime_stub.engine.messages import (
     Status,
     Usage,
 )
-from runtime_stub.engine.pending import Pending, RemoteTicket
-from runtime_stub.engine.pulse import Pulse
+from runtime_stub.engine.pending import Pending, Register, RemoteTicket
 from runtime_stub.engine.residence import Stay
-from runtime_stub.engine.wire import (
-    Cancel,
-    Close,
-    Connection,
-    Frame,
-    Ping,
-    Start,
-    WireError,
-    encode,
-)
+from runtime_stub.engine.wire import Cancel, Frame, Ping, Start, WireError, encode
+from runtime_stub.engine.worker import HungError, StartProcess, Worker
 from runtime_stub.errors import EngineError, PackChangedError
-
-StartProcess = Callable[[int], "subprocess.Popen[bytes]"]
-"""Starts the engine's process, which inherits the socket of this number. Raises OSError."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 _LOOK = 1.0
@@ -59,10 +45,6 @@ _GRACE = 2.0
 _EVENTS = get_args(Event)
 _CLOSED = "the engine is shutting down"
 _CHANGED = Failed("changed", PackChangedError.meaning, "Start it again")
-
-
-class _HungError(Exception):
-    """The process neither works nor ends."""
 
 
 class RemoteEngine:
@@ -102,13 +84,12 @@ class RemoteEngine:
         self._facts: ModelFacts | None = None
         self._refusal: Failed | None = None
         """What every request gets once there is no engine any more, nor will be."""
+        self._loads = 0
+        """How often the model has become ready."""
         self._closing = False
-        self._requests: dict[int, Pending] = {}
+        self._requests = Register()
         self._identities = itertools.count(1)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._worked = False
-        """Whether the process was given a request."""
+        self._worker: Worker | None = None
         # The process ends with the thread that started it: one that stays until the end.
         self._supervisor = threading.Thread(target=self._supervise, name="engine", daemon=True)
         self._supervisor.start()
@@ -153,7 +134,7 @@ class RemoteEngine:
         """Take the model out of memory as soon as nothing is in flight. Returns at once; the
         next request brings it back."""
         with self._changed:
-            self._leaving = self._process is not None or self._status.state == "loading"
+            self._leaving = self._worker is not None or self._status.state == "loading"
             self._wanted = False
             self._leave_if_done()
 
@@ -167,12 +148,17 @@ class RemoteEngine:
 
         Raises EngineError when the model could not be loaded.
         """
-        self.load()
         with self._changed:
-            pending = ("unloaded", "loading")
-            if not self._changed.wait_for(lambda: self._status.state not in pending, timeout):
+            loads = self._loads
+            self.load()
+
+            def is_settled() -> bool:
+                # It may have come and gone before this thread sees it.
+                return self._loads > loads or self._status.state not in ("unloaded", "loading")
+
+            if not self._changed.wait_for(is_settled, timeout):
                 return False
-            if self._status.state != "ready":
+            if self._loads == loads and self._status.state != "ready":
                 raise EngineError(self._status.message)
         return True
 
@@ -196,7 +182,7 @@ class RemoteEngine:
             elif refusal is None and waiting >= settings.queue:
                 refusal = Failed("busy", f"{waiting} requests are waiting already", "Ask later")
             elif refusal is None:
-                self._requests[identity] = entry
+                self._requests.add(entry)
                 self._expect()
                 if self._status.state == "ready":
                     self._hand_over(entry)
@@ -215,20 +201,18 @@ class RemoteEngine:
             self._closing = True
             if self._refusal is None:
                 self._end(Status("closed", message=_CLOSED), Failed("closed", _CLOSED))
-            if self._connection is not None:
-                self._connection.send(Close())
+            if self._worker is not None:
+                self._worker.ask_to_end()
         self._fail_all()
         if threading.current_thread() is self._supervisor:
             return
         self._supervisor.join(timeout)
-        for force in (subprocess.Popen.terminate, subprocess.Popen.kill):
+        for force in (Worker.terminate, Worker.kill, Worker.break_off):
             with self._changed:
-                process, connection = self._process, self._connection
-            if process is not None and self._supervisor.is_alive():
-                force(process)
+                worker = self._worker
+            if worker is not None and self._supervisor.is_alive():
+                force(worker)
                 self._supervisor.join(_GRACE)
-        if connection is not None and self._supervisor.is_alive():
-            connection.break_off()
 
     # The supervisor's thread
 
@@ -286,59 +270,40 @@ class RemoteEngine:
     def _live(self) -> tuple[bool, str]:
         """One process from its start to its end: whether it got to work, and how it ended;
         in no words if it was unloaded."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                process = self._start_process(theirs.fileno())
-            except OSError as error:
-                ours.close()
-                return False, f"the engine can't be started: {error.strerror}"
-        connection = Connection(ours)
-        connection.send(self._first)
+        try:
+            worker = Worker(self._start_process, self._first)
+        except OSError as error:
+            return False, f"the engine can't be started: {error.strerror}"
         with self._changed:
-            self._process, self._connection, self._worked = process, connection, False
+            self._worker = worker
             if self._closing:
-                connection.send(Close())
+                worker.ask_to_end()
         patience, reason = _GRACE, ""
         try:
-            self._listen(connection)
+            worker.listen(_LOOK, self._take, self._look)
         except WireError:
             patience = 0.0
-        except _HungError as error:
+        except HungError as error:
             patience, reason = 0.0, str(error)
         finally:
             with self._changed:
-                self._connection = None
                 if self._refusal is None and self._status.state != "unloaded":
                     self._set(Status("loading"))
-            connection.close()
-            code = _reap(process, patience)
+            code = worker.reap(patience)
             with self._changed:
-                self._process = None
+                self._worker = None
                 leaving, self._leaving = self._leaving, False
-        if leaving and not any(entry.sent for entry in self._requests.values()):
-            return self._worked, ""
-        return self._worked, self._lament(code, reason)
+                lost = bool(self._requests.in_flight)
+        return worker.worked, "" if leaving and not lost else self._lament(code, reason)
 
-    def _listen(self, connection: Connection) -> None:
-        """Take in what the process says, until it is gone. Raises WireError for nonsense, and
-        _HungError when it says nothing any more."""
-        pulse = Pulse()
-        while True:
-            try:
-                self._take(connection.receive(_LOOK))
-                pulse.heard()
-            except TimeoutError:
-                if pulse.missed():
-                    connection.send(Ping())
-                if pulse.lost:
-                    raise _HungError("the engine did not respond any more and was ended") from None
-                self._see_overdue()
-                # While requests are held here, their time is watched here.
-                self._expire()
-                self._unload_if_idle()
-            except EOFError:
-                return
+    def _look(self) -> None:
+        """Nothing came for a while. While requests are held here, their time is watched here.
+
+        Raises HungError.
+        """
+        self._see_overdue()
+        self._expire()
+        self._unload_if_idle()
 
     def _take(self, frame: Frame) -> None:
         message = frame.message()
@@ -354,8 +319,7 @@ class RemoteEngine:
     def _pass_on(self, request: int, event: Event) -> None:
         ends = isinstance(event, LAST_EVENTS)
         with self._changed:
-            take = self._requests.pop if ends else self._requests.get
-            entry = take(request, None)
+            entry = self._requests.find(request, remove=ends)
             if ends:
                 self._last_used = time.monotonic()
         if entry is not None and not entry.send(event):
@@ -370,8 +334,9 @@ class RemoteEngine:
             elif self._refusal is None:
                 self._set(status)
                 if status.state == "ready":
+                    self._loads += 1
                     self._last_used = time.monotonic()
-                    for entry in self._requests.values():
+                    for entry in self._requests.held:
                         self._hand_over(entry, late=True)
                     self._leave_if_done()
         if status.state == "failed":
@@ -389,9 +354,7 @@ class RemoteEngine:
             if code == PackChangedError.exit_code and self._refusal is None:
                 event = _CHANGED
                 self._end(Status("failed", message=f"{event.message}. {event.hint}"), event)
-            lost = [entry for entry in self._requests.values() if entry.sent]
-            for entry in lost:
-                del self._requests[entry.identity]
+            lost = self._requests.drop(self._requests.in_flight)
         for entry in lost:
             entry.send(self._refusal or event)
         return reason
@@ -424,11 +387,11 @@ class RemoteEngine:
     def _leave_if_done(self) -> None:
         """End a process that is to leave, once nothing is in flight there."""
         with self._changed:
-            if not self._leaving or self._connection is None or self._status.state != "ready":
+            if not self._leaving or self._worker is None or self._status.state != "ready":
                 return
-            if not any(entry.sent for entry in self._requests.values()):
+            if not self._requests.in_flight:
                 self._set(Status("loading" if self._requests else "unloaded"))
-                self._connection.send(Close())
+                self._worker.ask_to_end()
 
     def _unload_if_idle(self) -> None:
         with self._changed:
@@ -441,60 +404,42 @@ class RemoteEngine:
         """Give a request to the process; to one that is leaving only what waited for it."""
         if self._leaving and not late:
             return
-        if self._connection is not None and not entry.sent:
-            entry.sent = self._worked = True
-            self._connection.send_frame(entry.frame)
+        if self._worker is not None and not entry.sent:
+            entry.sent = True
+            self._worker.give(entry.frame)
             entry.frame = bytearray()
 
     def _cancel(self, entry: Pending) -> None:
         with self._changed:
-            if entry.identity not in self._requests:
+            if entry not in self._requests:
                 return
             if entry.sent:
-                if self._connection is not None:
-                    self._connection.send(Cancel(), entry.identity)
+                if self._worker is not None:
+                    self._worker.say(Cancel(), entry.identity)
                 return
-            del self._requests[entry.identity]
+            self._requests.remove(entry)
         entry.send(Finished("cancelled", Usage(0, 0, 0, 0.0, 0.0)))
 
     def _expire(self) -> None:
         """Give up what waited here for too long; the process looks after what it has."""
-        now = time.monotonic()
         with self._changed:
-            late = [
-                entry
-                for entry in self._requests.values()
-                if not entry.sent and entry.deadline is not None and entry.deadline < now
-            ]
-            for entry in late:
-                del self._requests[entry.identity]
+            late = self._requests.drop_late(time.monotonic())
         for entry in late:
             entry.send(Failed("timeout", "the engine was not ready in time", "Ask again later"))
 
     def _see_overdue(self) -> None:
-        """Raise _HungError if a request should have been given up there, long ago: then the
+        """Raise HungError if a request should have been given up there, long ago: then the
         process answers, but the thread that works for it does not."""
         # One step may take long: as much again as the whole request may.
         late = time.monotonic() - self._first.settings.timeout
         with self._changed:
-            entries = list(self._requests.values())
-        for entry in entries:
-            if entry.sent and entry.deadline is not None and entry.deadline < late:
-                raise _HungError("the engine did not get on with a request and was ended")
+            overdue = any(entry.is_late(late) for entry in self._requests.in_flight)
+        if overdue:
+            raise HungError("the engine did not get on with a request and was ended")
 
     def _fail_all(self) -> None:
         with self._changed:
-            rest = list(self._requests.values())
-            self._requests.clear()
+            rest = self._requests.drop_all()
             refusal = self._refusal or Failed("engine", self._status.message)
         for entry in rest:
             entry.send(refusal)
-
-
-def _reap(process: subprocess.Popen[bytes], patience: float) -> int:
-    """The exit code, after `patience` seconds by force."""
-    try:
-        return process.wait(patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    return process.wait()

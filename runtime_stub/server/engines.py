@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from runtime_stub.engine.interface import AnyTicket, Sink
 from runtime_stub.engine.messages import AnyRequest, EngineSettings, Request
-from runtime_stub.engine.remote import RemoteEngine, StartProcess
+from runtime_stub.engine.remote import RemoteEngine
 from runtime_stub.engine.residence import Residence, Stay
+from runtime_stub.engine.worker import StartProcess
 from runtime_stub.models import PackedModel
 from runtime_stub.server.state import Engine, EngineAround
 

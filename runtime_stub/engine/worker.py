@@ -1,0 +1,96 @@
+"""The process of an engine, as the process that started it sees it: the connection, whether it is
+alive, and how it ended."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+from runtime_stub.engine.pulse import Pulse
+from runtime_stub.engine.wire import Close, Connection, Frame, Ping, Start
+
+StartProcess = Callable[[int], "subprocess.Popen[bytes]"]
+"""Starts the engine's process, which inherits the socket of this number. Raises OSError."""
+
+
+class HungError(Exception):
+    """The process neither works nor ends."""
+
+
+class Worker:
+    """One process, from its start to its end."""
+
+    def __init__(self, start: StartProcess, first: Start) -> None:
+        """Start it and say `first` to it. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = start(theirs.fileno())
+            except OSError:
+                ours.close()
+                raise
+        self._connection = Connection(ours)
+        self._connection.send(first)
+        self.worked = False
+        """Whether it was given a request."""
+
+    def give(self, frame: bytearray) -> None:
+        """Hand it a request."""
+        self.worked = True
+        self._connection.send_frame(frame)
+
+    def say(self, message: Any, request: int = 0) -> None:
+        """Send it a message."""
+        self._connection.send(message, request)
+
+    def ask_to_end(self) -> None:
+        """What it has in flight is given up."""
+        self._connection.send(Close())
+
+    def listen(
+        self, look: float, on_frame: Callable[[Frame], None], on_silence: Callable[[], None]
+    ) -> None:
+        """Take in what it says until it is gone; after `look` seconds without a word
+        `on_silence` is called.
+
+        Raises WireError for nonsense and HungError when it says nothing any more.
+        """
+        pulse = Pulse()
+        while True:
+            try:
+                frame = self._connection.receive(look)
+            except TimeoutError:
+                if pulse.missed():
+                    self.say(Ping())
+                if pulse.lost:
+                    raise HungError("the engine did not respond any more and was ended") from None
+                on_silence()
+                continue
+            except EOFError:
+                return
+            on_frame(frame)
+            pulse.heard()
+
+    def reap(self, patience: float) -> int:
+        """Give the connection up and wait for the end, after `patience` seconds by force; the
+        exit code."""
+        self._connection.close()
+        try:
+            return self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        return self._process.wait()
+
+    def terminate(self) -> None:
+        """Tell it to end, where it did not when it was asked."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Let the system end it."""
+        self._process.kill()
+
+    def break_off(self) -> None:
+        """Let whoever listens to it see the end now."""
+        self._connection.break_off()
