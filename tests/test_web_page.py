@@ -24,7 +24,7 @@ from browser import (
     stream_of,
 )
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-from running_pack import QUESTION, Place, place, wait_for
+from running_pack import QUESTION, Place, place, sample_model, satchel, wait_for
 
 pytestmark = [pytest.mark.pack, pytest.mark.browser]
 
@@ -125,6 +125,7 @@ def titles(chat: Chat) -> list[str]:
 
 
 def test_conversation(chat: Chat, server: Served) -> None:
+    expect(chat.page.get_by_label("Model")).to_be_hidden()
     assert chat.page.title() == "SmolLM2"
     assert "SmolLM2" in chat.page.locator("#welcome").inner_text()
     assert "Paris" in chat.ask(QUESTION)
@@ -557,26 +558,81 @@ def test_look(chat: Chat) -> None:
     assert chat.page.evaluate(ground) == light
 
 
-def test_several_models(chat: Chat) -> None:
-    expect(chat.page.get_by_label("Model")).to_be_hidden()
-    own = "SmolLM2"
-    models = {"object": "list", "data": [{"id": own}, {"id": "Second"}]}
-    chat.page.route("**/v1/models", lambda route: route.fulfill(json=models))
-    settings = {"default_generation_settings": {"n_ctx": 100, "params": {}, "system": "Second!"}}
-    chat.page.route("**/props?model=Second", lambda route: route.fulfill(json=settings))
-    chat.page.reload()
-    chat.ready()
-    expect(chat.page.get_by_label("Model")).to_be_visible()
-    chat.page.get_by_label("Model").select_option("Second")
-    asked = answer_with(chat.page, stream_of({"content": "I am the second."}))
-    chat.ask("Who are you?")
-    assert asked[0]["model"] == "Second"
-    chat.press("Settings")
-    field = chat.page.get_by_role("textbox", name="System prompt")
-    expect(field).to_have_value("Second!")
-    chat.page.reload()
-    chat.ready()
-    expect(chat.page.get_by_label("Model")).to_have_value("Second")
+SEVERAL = """
+name = "Clinic"
+context = 1024
+max_tokens = 24
+
+[sampling]
+temperature = 0
+
+[face]
+greeting = "Ask about opening hours."
+starters = ["When are you open?"]
+icon = "@icon.svg"
+accent = "#7a1f5c"
+
+[[models]]
+name = "smol"
+file = "{sample}"
+system = "You are a helpful assistant."
+
+[[models]]
+name = "terse"
+file = "{sample}"
+system = "You are a helpful assistant. Be terse."
+max_tokens = 3
+"""
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" width="9" height="9">'
+    '<script>parent.hacked = 1; hacked = 1</script><rect width="9" height="9"/></svg>'
+)
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Place:
+    """A pack of two models with a face of its own."""
+    (tmp_path / "icon.svg").write_text(ICON)
+    recipe = tmp_path / "clinic.toml"
+    recipe.write_text(SEVERAL.format(sample=sample_model()), encoding="utf-8")
+    satchel("pack", "--recipe", recipe, "-o", tmp_path / "clinic")
+    (tmp_path / "there").mkdir()
+    return place(tmp_path / "there", source=tmp_path / "clinic")
+
+
+def test_face_and_several_models(context: BrowserContext, clinic: Place) -> None:
+    with serving(clinic) as served:
+        chat = chat_in(context)
+        chat.open(served.address)
+        page = chat.page
+        assert page.title() == "Clinic"
+        expect(page.locator("#welcome")).to_contain_text("Ask about opening hours.")
+        expect(page.locator("#starters button")).to_have_text(["When are you open?"])
+        expect(page.locator("#send")).to_have_css("background-color", "rgb(233, 232, 226)")
+        page.get_by_role("textbox", name="Message", exact=True).fill("x")
+        expect(page.locator("#send")).to_have_css("background-color", "rgb(122, 31, 92)")
+        assert page.locator("#brand-icon").evaluate("(image) => image.naturalWidth") == 9
+        assert page.evaluate("window.hacked") is None
+
+        model = page.get_by_label("Model")
+        expect(model.locator("option")).to_have_text(["smol", "terse"])
+        assert "Paris" in chat.ask(QUESTION)
+        model.select_option("terse")
+        chat.press("Answer again")
+        expect(page.get_by_label("Version 2 of 2")).to_be_visible()
+        chat.answered()
+        expect(page.locator(".facts")).to_contain_text("terse · 3 tokens")
+        expect(page.locator(".note")).to_contain_text("reached its longest length")
+        chat.press("Settings")
+        field = page.get_by_role("textbox", name="System prompt")
+        expect(field).to_have_value("You are a helpful assistant. Be terse.")
+        expect(page.get_by_label("Longest answer")).to_have_attribute("placeholder", "3")
+        page.reload()
+        chat.ready()
+        expect(model).to_have_value("terse")
+        chat.press("Previous version")
+        expect(page.locator(".facts")).to_contain_text("smol · ")
+        assert chat.errors == []
 
 
 # When something is in the way.

@@ -5,7 +5,7 @@ import * as server from "./server.js";
 import { allConversations, forget, keep, oneConversation, openStore, setSetting, setting } from "./store.js";
 import { choose, grow, newConversation, settle, shownPath } from "./conversation.js";
 import { answer, isAnswering, stopAnswer } from "./answering.js";
-import { editLast, setUpThread, showChange, showThread, toEnd } from "./thread.js";
+import { editLast, nameModels, setUpThread, showChange, showThread, toEnd } from "./thread.js";
 import { setUpSidebar, showList, showSidebar, sidebarDone, startRename } from "./sidebar.js";
 import { focusComposer, setAnswering, setDraft, setUpComposer } from "./composer.js";
 import { loadSettings, openSettings, wishes } from "./settings.js";
@@ -286,6 +286,8 @@ async function loadServer() {
   const wanted = setting("model", models[0]);
   select.replaceChildren(...models.map((name) => h("option", { value: name, text: name, selected: name === wanted })));
   $("model-choice").hidden = models.length < 2;
+  nameModels(models.length > 1);
+  showThread(current);
   loadDefaults();
 }
 

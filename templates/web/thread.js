@@ -15,6 +15,7 @@ let follow = true;
 let lastTop = 0;
 let actions = null;
 let assistant = "Assistant";
+let several = false; // models: then it is worth saying which one answered
 
 /** `on` has what a person can do: edit(node, text), retry(node), turn(node), result(node, texts). */
 export function setUpThread(name, on) {
@@ -33,6 +34,10 @@ export function setUpThread(name, on) {
     $("message").focus();
   });
   new ResizeObserver(() => follow && toEnd()).observe(list);
+}
+
+export function nameModels(there) {
+  several = there;
 }
 
 export function toEnd() {
@@ -278,9 +283,10 @@ function pretty(text) {
 function factsOf(node) {
   if (!node.usage) return [];
   const { tokens, first, writing } = node.usage;
-  const parts = [`${tokens} ${tokens === 1 ? "token" : "tokens"}`];
+  const parts = several && node.model ? [node.model] : [];
+  parts.push(`${tokens} ${tokens === 1 ? "token" : "tokens"}`);
   // The first token comes of reading, not of writing: speed is of those after it.
   if (tokens > 1 && writing > 50) parts.push(`${(((tokens - 1) * 1000) / writing).toFixed(1)} per second`);
   parts.push(`first after ${(first / 1000).toFixed(first < 9950 ? 1 : 0)} s`);
-  return parts.map((text) => h("span", { text }));
+  return parts.map((text, at) => h("span", { text: at ? ` · ${text}` : text }));
 }
