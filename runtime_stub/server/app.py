@@ -1,6 +1,6 @@
 """The HTTP application: every face's routes, and what goes around them.
 
-access log > counting > guard > routes > a face's handler
+access log > counting > guard > admission > routes > a face's handler
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from runtime_stub.server import anthropic, ollama, openai, page, status
+from runtime_stub.server import admission, anthropic, ollama, openai, page, status
 from runtime_stub.server.access import AccessLog, Write
+from runtime_stub.server.admission import Admission
 from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.guard import Guard, Rules
 from runtime_stub.server.metered import ROUTE, Metered, MeteredEngine
@@ -24,15 +25,20 @@ from runtime_stub.server.state import State
 
 
 def make_app(
-    state: State, *, rules: Rules | None = None, access_log: Write | None = None
+    state: State,
+    *,
+    rules: Rules | None = None,
+    access_log: Write | None = None,
+    room: int = admission.MOST,
 ) -> ASGIApp:
     """The application that serves `state`.
 
     `rules` say who may ask; without them everybody may. `access_log` takes one line for
-    each request.
+    each request. `room` is how many bytes the bodies of all requests may have at once.
     """
     faces = faces_of(_counted(state))
     app: ASGIApp = _routes(faces)
+    app = Admission(app, room, lambda path: _shape_for(path, faces))
     if rules is not None:
         app = Guard(app, rules, lambda path: _shape_for(path, faces))
     app = Metered(app, state.tally)

@@ -157,7 +157,9 @@ def serve(
     confinement = enter(session, options, serving=True)
     engines = _engines(session, models, options)
 
+    from runtime_stub.engine.hardware import read_hardware
     from runtime_stub.server import serve as server
+    from runtime_stub.server.admission import room_for_bodies
     from runtime_stub.server.app import make_app
     from runtime_stub.server.guard import Rules, own_names
     from runtime_stub.server.page import WEB_FOLDER, Page
@@ -180,6 +182,7 @@ def serve(
         ),
         rules=rules,
         access_log=_log_line if options["access_log"] else None,
+        room=room_for_bodies(read_hardware().memory_available),
     )
     address = address_of(listener)
 

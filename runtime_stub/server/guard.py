@@ -79,6 +79,7 @@ class Guard:
                     app = _preflight(headers)
             if app is self._app:
                 self._see_key(scope["path"], headers)
+                _see_framing(headers)
                 _see_size(headers)
         except Problem as problem:
             app = problem_reply(problem, self._shape_for(scope["path"]))
@@ -123,6 +124,16 @@ class Guard:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+
+def _see_framing(headers: Headers) -> None:
+    """Two ways to say where a body ends are how one request is made to look like two."""
+    if "transfer-encoding" in headers and "content-length" in headers:
+        raise Problem(
+            400,
+            "a request has either Content-Length or Transfer-Encoding",
+            headers={"Connection": "close"},
+        )
 
 
 def _see_size(headers: Headers) -> None:

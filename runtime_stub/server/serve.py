@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -12,14 +13,13 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from runtime_stub.server.connection import MAX_HEAD, MOST, Connection, Room
 
 SHUTDOWN_SECONDS = 30
 """How long running answers may go on after the server was asked to stop."""
-
-
-HEADER_SECONDS = 30
-"""How long a new connection may take to send its first request's head."""
+_SPARE_FILES = 64
+"""Open files for everything but connections."""
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
 
     `on_stopping` is called at the first signal. Closes the socket.
     """
-    allow_many_connections()
+    room = Room(max(_SPARE_FILES // 2, min(MOST, allow_many_files() - _SPARE_FILES)))
     config = uvicorn.Config(
         app,
         # Anybody can make uvicorn log, as often as they like: only what the program says counts.
@@ -43,12 +43,13 @@ def run(
         access_log=False,
         lifespan="off",
         ws="none",
-        http=_Protocol,
+        http=functools.partial(Connection, room),  # type: ignore[arg-type]
+        h11_max_incomplete_event_size=MAX_HEAD,
         loop="asyncio",
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    server = _Server(config, on_ready, on_stopping, is_over)
+    server = _Server(config, room, on_ready, on_stopping, is_over)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         server.run(sockets=[listener])
@@ -60,11 +61,13 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
+        room: Room,
         on_ready: Callable[[], None],
         on_stopping: Callable[[], None],
         is_over: Callable[[], bool],
     ) -> None:
         super().__init__(config)
+        self._room = room
         self._on_ready = on_ready
         self._on_stopping = on_stopping
         self._is_over = is_over
@@ -83,27 +86,18 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
     async def on_tick(self, counter: int) -> bool:
+        self._room.look(asyncio.get_running_loop().time())
         return await super().on_tick(counter) or self._is_over()
 
 
-class _Protocol(H11Protocol):
-    """Connections that send nothing whole do not stay for ever."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.loop.call_later(HEADER_SECONDS, self._drop_silent)
-
-    def _drop_silent(self) -> None:
-        if getattr(self, "cycle", None) is None and not self.transport.is_closing():
-            self.transport.close()
-
-
-def allow_many_connections() -> None:
-    """Raise the limit of open files to what the system allows us, where there is one."""
+def allow_many_files() -> int:
+    """Raise the limit of open files to what the system allows us; how many that is."""
     try:
         import resource
     except ImportError:
-        return
+        return MOST + _SPARE_FILES
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        soft = most
+    return MOST + _SPARE_FILES if soft == resource.RLIM_INFINITY else soft
