@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from engine_fixtures import sample_engine, sample_model, sample_source
 
 from runtime_stub.engine.engine import Engine
+from runtime_stub.engine.hardware import Hardware
 from runtime_stub.engine.messages import Embeddings, EmbedRequest, Failed, RerankRequest
 
 __all__ = ["sample_engine", "sample_model", "sample_source"]
@@ -45,3 +47,26 @@ def test_a_model_that_can_not_rank_says_so(sample_engine: Engine) -> None:
     (event,) = sample_engine.answer(RerankRequest("query", ("document",)))
     assert isinstance(event, Failed)
     assert event.kind == "unsupported"
+
+
+def test_a_text_read_in_pieces_is_one_text(sample_engine: Engine) -> None:
+    """Longer than one piece; a beginning that is the same makes vectors alike, not equal."""
+    long = "A dog barks at the postman every morning. " * 70
+    found = embed(sample_engine, long, f"{long} And then?", "Stock prices fell by 3 %.")
+    assert found.tokens > 2 * 512
+    first, longer, stocks = found.vectors
+    assert 0.98 < likeness(first, longer) < 0.99999
+    assert likeness(first, stocks) < likeness(first, longer)
+
+
+def test_what_memory_does_not_allow_is_refused(
+    sample_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "runtime_stub.engine.embedder.read_hardware", lambda: Hardware(1, 1, 1 << 30, 100 << 20)
+    )
+    (event,) = sample_engine.answer(EmbedRequest(("word " * 3000,)))
+    assert isinstance(event, Failed)
+    assert "are free" in event.message
+    monkeypatch.undo()
+    embed(sample_engine, "A dog barks.")

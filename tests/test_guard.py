@@ -221,3 +221,15 @@ def test_size_is_also_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     response = ask(Rules(), None, "POST", "/v1/completions", content=pieces())
     assert response.status_code == 413
+
+
+# Framing.
+
+
+def test_two_ways_to_say_where_a_body_ends() -> None:
+    """As a proxy in front might believe the one, and this server the other."""
+    both = {"Transfer-Encoding": "chunked", "Content-Length": "5"}
+    response = ask(Rules(), both, "POST", "/v1/chat/completions", content=b"hello")
+    assert response.status_code == 400
+    assert "Content-Length or Transfer-Encoding" in response.text
+    assert response.headers["connection"] == "close"
