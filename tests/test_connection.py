@@ -114,6 +114,7 @@ def test_an_answer_that_nobody_takes(quick: None, listener: socket.socket) -> No
     async def pieces() -> AsyncIterator[bytes]:
         while True:
             yield b"x" * 65536
+            await asyncio.sleep(0)
 
     async def flood(_request: Request) -> Response:
         return StreamingResponse(pieces())

@@ -118,7 +118,8 @@ def test_bodies_beyond_memory_are_refused(server: subprocess.Popen[str], address
 def test_one_request_stays_one(address: str) -> None:
     both = (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     )
     answer = rest(connect(address, both))
     assert answer.startswith(b"HTTP/1.1 400 ")
