@@ -29,7 +29,7 @@ QUESTION = "What is the capital of France?"
 LONGEST = 90.0
 """Seconds that any one step may take on a busy machine."""
 NONSENSE = (
-    b"{", b"[]", b"null", b'{"messages": 7}', b'{"messages": [{"role": "user"}]}', b"\xff\xfe",
+    b"{", b"[]", b"null", b'{"messages": 7}', b'{"messages": [{"content": "hi"}]}', b"\xff\xfe",
     b'{"messages": [{"role": "user", "content": "hi"}], "max_tokens": -5}', b"[" * 5000,
 )  # fmt: skip
 

@@ -95,3 +95,18 @@ def test_settings(table: dict[str, Setting]) -> None:
     found = rows("docs/recipe.md")
     starts = [start for start, row in enumerate(found) if row == expected[0]]
     assert expected in [found[start : start + len(expected)] for start in starts]
+
+
+def test_promises_name_tests_that_exist() -> None:
+    """A test without a file in front of it is in the file named last."""
+    text = (ROOT / "docs/promises.md").read_text(encoding="utf-8")
+    named = 0
+    file = ""
+    for word in re.findall(r"`(test_[\w.:]+)`", text):
+        module, _, test = word.partition("::")
+        if module.endswith(".py"):
+            file = (ROOT / "tests" / module).read_text(encoding="utf-8")
+        name = test if module.endswith(".py") else module
+        assert not name or re.search(rf"^(def|class) {name}\b", file, re.MULTILINE), word
+        named += 1
+    assert named > 30

@@ -34,7 +34,6 @@ TEMPLATES = {
     "own list in itself": "{% set x = [] %}{% for i in range(99999) %}"
     "{% set _ = x.append(x) %}{% endfor %}{{ x | string | length }}{{ x | tojson }}",
     "attributes": "{{ messages.__class__.__base__.__subclasses__() }}",
-    "attributes by filter": "{{ ''|attr('__class__')|attr('__mro__') }}",
     "globals": "{{ raise_exception.__globals__['os'].system('id') }}",
     "format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
 }
