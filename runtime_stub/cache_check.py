@@ -16,7 +16,7 @@ from runtime_stub import cache
 from runtime_stub.archive import INDEX_FILE
 from runtime_stub.bundle import Bundle
 from runtime_stub.errors import SatchelError
-from runtime_stub.manifest import RAW, Entry
+from runtime_stub.manifest import ZSTD_FRAMES, Entry
 from runtime_stub.runtime_archive import RuntimeArchive
 from runtime_stub.verify import Region
 
@@ -34,18 +34,21 @@ def check_cached(
     `progress` counts bytes, about `cached_size` of them.
     """
     regions = [_check_runtime(bundle, runtime, progress)]
-    for entry in bundle.of_kind("model"):
-        if entry.codec != RAW:
-            path = cache.find_model(roots, entry.sha256, entry.size)
-            if path is not None:
-                regions.append(_check_model(entry, path, progress))
+    for entry in _extracted(bundle):
+        path = cache.find_model(roots, entry.sha256, entry.size)
+        if path is not None:
+            regions.append(_check_model(entry, path, progress))
     return regions
 
 
 def cached_size(bundle: Bundle) -> int:
     """Bytes that `check_cached` goes through at most."""
-    models = sum(entry.size for entry in bundle.of_kind("model") if entry.codec != RAW)
-    return bundle.footer.runtime_size + models
+    return bundle.footer.runtime_size + sum(entry.size for entry in _extracted(bundle))
+
+
+def _extracted(bundle: Bundle) -> list[Entry]:
+    """Models and adapters that are extracted to the cache."""
+    return [entry for entry in bundle.manifest.entries if entry.codec == ZSTD_FRAMES]
 
 
 def _check_model(entry: Entry, path: Path, progress: Progress) -> Region:

@@ -235,7 +235,7 @@ def _prune(session: Session, days: float) -> list[CacheItem]:
     from runtime_stub.cache_items import prune
     from runtime_stub.models import roots
 
-    own = [entry.sha256 for entry in session.bundle.of_kind("model")]
+    own = [entry.sha256 for entry in session.bundle.manifest.entries]
     return prune(roots(session.bundle), days=days, keep=own)
 
 
