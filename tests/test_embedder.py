@@ -55,7 +55,7 @@ def test_a_text_read_in_pieces_is_one_text(sample_engine: Engine) -> None:
     found = embed(sample_engine, long, f"{long} And then?", "Stock prices fell by 3 %.")
     assert found.tokens > 2 * 512
     first, longer, stocks = found.vectors
-    assert 0.98 < likeness(first, longer) < 0.99999
+    assert 0.98 < likeness(first, longer) < 0.9999999
     assert likeness(first, stocks) < likeness(first, longer)
 
 
