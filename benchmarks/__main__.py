@@ -184,7 +184,7 @@ def _all_running(
         for program in programs:
             server = stack.enter_context(running(program, plan.settings, plan.place))
             body = prompts.chat("", "Hello", tokens=4, forbidden=forbidden)
-            first_text(server.port, body, server.started, 600)
+            first_text(server.port, body, server.started, 600, server.is_alive)
             servers.append(server)
         yield servers
 

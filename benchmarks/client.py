@@ -10,7 +10,7 @@ import json
 import selectors
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,10 +78,16 @@ def chats(port: int, bodies: Sequence[Mapping[str, Any]], timeout: float = 300) 
     return [_answer_of(exchange.received) for exchange in exchanges]
 
 
-def first_text(port: int, body: Mapping[str, Any], started: float, timeout: float) -> float:
+def first_text(
+    port: int,
+    body: Mapping[str, Any],
+    started: float,
+    timeout: float,
+    is_alive: Callable[[], bool] = lambda: True,
+) -> float:
     """Seconds from `started` (time.perf_counter) to an answer's first piece of text, from a
     server that may not even listen yet. The rest of the answer is not waited for."""
-    while time.perf_counter() - started < timeout:
+    while time.perf_counter() - started < timeout and is_alive():
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
                 connection.sendall(_head_and(body))
@@ -91,7 +97,7 @@ def first_text(port: int, body: Mapping[str, Any], started: float, timeout: floa
         if found:
             return time.perf_counter() - started
         time.sleep(_RETRY_SECONDS)
-    raise ClientError(f"no first token within {timeout:.0f} s of the start")
+    raise ClientError(f"no first token within {timeout:.0f} s of the start, or it ended")
 
 
 def _wait_for_text(connection: socket.socket) -> bool:

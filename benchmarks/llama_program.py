@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 
@@ -20,6 +21,7 @@ def main() -> None:
     ggml = ctypes.CDLL("libggml.so")
     folder = Path(llama_cpp.__file__).parent / "lib"
     ggml.ggml_backend_load_all_from_path(ctypes.c_char_p(os.fsencode(folder)))
+    llama_cpp.llama_cpp.llama_model_default_params = _parameters
     if sys.argv[1] == "serve":
         from llama_cpp.server.__main__ import main as serve
 
@@ -27,6 +29,13 @@ def main() -> None:
         serve()
     else:
         answer(sys.argv[1], *map(int, sys.argv[2:5]))
+
+
+def _parameters(make: Any = llama_cpp.llama_cpp.llama_model_default_params) -> Any:
+    """Weights stay as they lie in the file, as in all programs that are compared."""
+    parameters = make()
+    parameters.use_extra_bufts = False
+    return parameters
 
 
 def answer(question: str, threads: int, context: int, tokens: int) -> None:

@@ -155,6 +155,10 @@ class Running:
     started: float
     """On time.perf_counter's clock."""
 
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
 
 @dataclass(frozen=True)
 class Place:

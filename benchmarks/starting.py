@@ -66,7 +66,7 @@ def _start(program: Program, settings: Settings, place: Place) -> tuple[float, i
     with running(program, settings, place) as started:
         if program.serves:
             body = prompts.chat("", QUESTION, tokens=8, forbidden=())
-            seconds = first_text(started.port, body, started.started, _TIMEOUT)
+            seconds = first_text(started.port, body, started.started, _TIMEOUT, started.is_alive)
         else:
             seconds = _first_output(started)
         return seconds, machine.used(place.root)
