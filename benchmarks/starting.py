@@ -82,6 +82,6 @@ def _first_output(started: Running) -> float:
     ):
         now = time.perf_counter()
         received += data
-        if mark in received and received.partition(mark)[2].strip():
+        if mark in received and received[received.index(mark) + len(mark) :].strip():
             return now - started.started
     raise ClientError(f"{started.program.name} gave no answer: {received[-300:]!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -131,6 +130,8 @@ def _unknown(key: str, group: Group, where: str) -> RecipeError:
     if tables or lists:
         place = f"[{tables[0]}]" if tables else f"[[{lists[0]}]]"
         return RecipeError(f"{where}: unknown key {key!r}", f"It belongs under {place}")
+    import difflib
+
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     hint = f"Did you mean {near[0]!r}?" if near else f"Valid keys: {', '.join(sorted(known))}"
     return RecipeError(f"{where}: unknown key {key!r}", hint)
