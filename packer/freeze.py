@@ -35,6 +35,8 @@ def freeze(checkout: Path, work: Path) -> Path:
         "SOURCE_DATE_EPOCH": "946684800",
         "PYTHONHASHSEED": "0",
         "PYINSTALLER_CONFIG_DIR": str(work / "config"),
+        # The stub compresses all modules together, better than one by one in here.
+        "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",
     }
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if result.returncode:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import stat
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from runtime_stub.bundle import Bundle
 from runtime_stub.chat.cli import ask, chat
 from runtime_stub.confinement.cli import probe_commands, show_reports
 from runtime_stub.console import (
+    INTERRUPTED,
     bytes_text,
     echo_json,
     printable,
@@ -26,9 +26,9 @@ from runtime_stub.console import (
     tell,
 )
 from runtime_stub.environment import Launch
-from runtime_stub.errors import EngineError
-from runtime_stub.recipe import Recipe, recipe_from
-from runtime_stub.server.cli import engine_process, serve
+from runtime_stub.errors import EngineError, InputError
+from runtime_stub.recipe import recipe_from
+from runtime_stub.server.cli import DEFAULT_PORT, engine_process, serve
 from runtime_stub.session import Session
 
 if TYPE_CHECKING:
@@ -50,13 +50,19 @@ def main(launch: Launch) -> int:
             _require_signature(bundle, recipe.signed_by)
         if launch.first_start:
             _prune(session, UNUSED_DAYS)
-        code = run(pack, program, arguments or _default_command(recipe), session)
+        code = run(pack, program, arguments or _default_command(session), session)
         if code == EngineError.exit_code:
             _look_for_damage(session)
         return code
 
     opener = click.Command("open", callback=lambda: start(sys.argv[1:]))
-    return run(opener, program, [])
+    code = run(opener, program, [])
+    if code not in (0, INTERRUPTED) and len(sys.argv) == 1:
+        from runtime_stub.desktop import wait_for_key, window_closes
+
+        if window_closes(launch.host_environment):
+            wait_for_key()
+    return code
 
 
 def _require_signature(bundle: Bundle, key: str) -> None:
@@ -78,13 +84,42 @@ def _look_for_damage(session: Session) -> None:
                 tell(printable(f"{region.name}: {region.problem}. {region.remedy}: start anew."))
 
 
-def _default_command(recipe: Recipe) -> list[str]:
-    """What a pack does without arguments: its recipe's mode, or answer what is piped in."""
-    if recipe.mode == "chat" and sys.stdin is not None:
-        kind = os.fstat(sys.stdin.fileno()).st_mode
-        if stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind):
-            return ["ask"]
+def _default_command(session: Session) -> list[str]:
+    """What a pack does without arguments: its recipe's mode, or answer what is piped in.
+
+    Without a terminal, as by a double click, it opens the web page.
+    """
+    from runtime_stub import desktop
+
+    recipe = session.recipe
+    if desktop.has_terminal() and (recipe.mode != "chat" or sys.stdin.isatty()):
+        return [recipe.mode]
+    if recipe.mode == "chat" and desktop.is_piped_to():
+        return ["ask"]
+    if desktop.double_clicked(session.launch.host_environment):
+        return _page_command(session)
+    if recipe.mode == "chat":
+        raise InputError(
+            "there is nobody to talk to, and standard input is empty",
+            "Start it in a terminal, pipe a question into it, or use serve for the web page",
+        )
     return [recipe.mode]
+
+
+def _page_command(session: Session) -> list[str]:
+    """Serve, and open the page; only open it where this pack is served already.
+
+    Always at the same port while it is free: browsers keep conversations by address.
+    """
+    from runtime_stub.children import open_browser
+    from runtime_stub.desktop import serves_already
+
+    port = int(session.recipe.server.get("port", DEFAULT_PORT))
+    address = f"http://127.0.0.1:{port}"
+    served = serves_already(address, session.recipe.name)
+    if served and open_browser(session.launch, address):
+        raise click.exceptions.Exit(0)
+    return ["serve", "--open", *(["--port", "0"] if served is False else [])]
 
 
 @click.group(

@@ -18,17 +18,24 @@ from runtime_stub.engine.messages import (
     EngineSettings,
     Event,
     Finished,
+    ModelFacts,
     ModelSource,
     Request,
     Sampling,
     Status,
     Text,
+    TokenizeRequest,
+    Tokens,
     Usage,
 )
 
 SAMPLE_VARIABLE = "SATCHEL_SAMPLE_MODEL"
 NO_USAGE = Usage(0, 0, 0, 0.0, 0.0)
 GREEDY = Sampling(temperature=0)
+FACTS = ModelFacts(
+    "a model", 1_000_000, 2, 1000, 100, "as asked", 1, "x64", True, False, 9, "model"
+)
+"""Of a model with a context of 100 tokens."""
 
 
 @pytest.fixture(scope="session")
@@ -104,8 +111,17 @@ class ScriptedEngine(Engine):
     comes until the ticket is cancelled, which ends the request.
     """
 
-    def __init__(self, *scripts: list[Event | float], status: Status | None = None) -> None:
+    def __init__(
+        self,
+        *scripts: list[Event | float],
+        status: Status | None = None,
+        facts: ModelFacts | None = None,
+        count: Callable[[TokenizeRequest], int] | None = None,
+    ) -> None:
+        """`count` answers each TokenizeRequest, which takes no script."""
         self.scripts = list(scripts)
+        self._facts = facts
+        self._count = count
         self.requests: list[Any] = []
         self.tickets: list[ScriptedTicket] = []
         self._status = status or Status("ready", 1.0)
@@ -114,8 +130,11 @@ class ScriptedEngine(Engine):
         """What was said about loading: "load", "unload" and seconds."""
 
     def submit(self, request: AnyRequest, sink: Sink) -> ScriptedTicket:  # type: ignore[override]
-        self.requests.append(request)
         ticket = ScriptedTicket()
+        if isinstance(request, TokenizeRequest) and self._count is not None:
+            sink(Tokens(tuple(range(self._count(request)))))
+            return ticket
+        self.requests.append(request)
         self.tickets.append(ticket)
         script = self.scripts.pop(0)
         threading.Thread(target=self._play, args=(script, sink, ticket), daemon=True).start()

@@ -4,17 +4,21 @@ from collections.abc import Generator
 from contextlib import closing
 
 import pytest
-from engine_fixtures import NO_USAGE, ScriptedEngine, eventually
+from engine_fixtures import FACTS, NO_USAGE, ScriptedEngine, eventually
 
 from runtime_stub.chat.conversation import Conversation
+from runtime_stub.chat.transcript import Exchange, Transcript
 from runtime_stub.engine.messages import (
     Event,
     Failed,
     Finished,
     PromptRead,
+    Reasoning,
     Request,
     Sampling,
     Text,
+    TokenizeRequest,
+    Usage,
 )
 
 TOO_LONG = Failed("too-long", "too long", "Shorten it")
@@ -72,11 +76,12 @@ def test_oldest_turns_are_forgotten() -> None:
         said("1"), said("2"), said("3"), [TOO_LONG], [TOO_LONG], said("4"), said("5")
     )
     conversation = talk(engine, "a", "b", "c", "d")
-    assert conversation.forgotten == 4
+    assert conversation.forgotten == 2
     assert asked(engine) == ["s:Be brief.", "u:c", "a:3", "u:d"]
     list(conversation.say("e"))
     assert asked(engine) == ["s:Be brief.", "u:c", "a:3", "u:d", "a:4", "u:e"]
-    assert conversation.forgotten == 4
+    assert conversation.forgotten == 2
+    assert len(conversation.exchanges) == 5  # all of them are still there to be saved
 
 
 def test_too_long_by_itself_costs_nothing() -> None:
@@ -130,3 +135,118 @@ def test_leaving_before_the_answer_forgets_the_prompt() -> None:
     leave_after(conversation.say("a"), 1)
     list(conversation.say("b"))
     assert asked(engine) == ["s:Be brief.", "u:b"]
+
+
+def test_stopping_ends_at_once_and_keeps_what_came() -> None:
+    """Even where the engine takes its time to notice."""
+    engine = ScriptedEngine([PromptRead(1, 0), Text("par"), 0.1, Text("never")], said("1"))
+    conversation = talk(engine)
+    events: list[Event] = []
+    for event in conversation.say("a"):
+        events.append(event)
+        if event == Text("par"):
+            conversation.stop()
+    assert events[-1] == Finished("cancelled", NO_USAGE)
+    assert Text("never") not in events
+    assert conversation.exchanges == (Exchange("a", "par"),)
+    list(conversation.say("b"))
+    assert asked(engine) == ["s:Be brief.", "u:a", "a:par", "u:b"]
+
+
+def test_stopping_before_the_answer_keeps_only_the_question() -> None:
+    engine = ScriptedEngine([PromptRead(1, 0)])
+    conversation = talk(engine)
+    for event in conversation.say("a"):
+        if isinstance(event, PromptRead):
+            conversation.stop()
+    assert conversation.exchanges == ()
+    assert conversation.question == "a"
+
+
+def test_stop_while_nothing_is_answered_stops_nothing_later() -> None:
+    conversation = talk(ScriptedEngine(said("a")))
+    conversation.stop()
+    assert list(conversation.say("x")) == said("a")
+
+
+def test_undo_goes_back_step_by_step() -> None:
+    conversation = talk(ScriptedEngine(said("a"), said("b")), "one", "two")
+    conversation.instruct("Be long.")
+    conversation.clear()
+    assert not conversation.exchanges
+    conversation.take_back()
+    assert [exchange.answer for exchange in conversation.exchanges] == ["a", "b"]
+    assert conversation.system == "Be long."
+    conversation.take_back()
+    assert conversation.system == "Be brief."
+    conversation.take_back()
+    assert [exchange.answer for exchange in conversation.exchanges] == ["a"]
+    assert conversation.question == "one"
+    conversation.take_back()
+    assert not conversation.exchanges
+    with pytest.raises(IndexError):
+        conversation.take_back()
+
+
+def test_answering_again_takes_the_last_place() -> None:
+    engine = ScriptedEngine(said("a"), said("b"), said("c"), [Failed("engine", "no")])
+    conversation = talk(engine, "one", "two")
+    list(conversation.say("too", again=True))
+    assert asked(engine) == ["s:Be brief.", "u:one", "a:a", "u:too"]
+    assert conversation.exchanges == (Exchange("one", "a"), Exchange("too", "c"))
+    conversation.take_back()
+    assert conversation.exchanges[-1] == Exchange("two", "b")
+    list(conversation.say("fails", again=True))
+    assert conversation.exchanges[-1] == Exchange("two", "b")
+
+
+def test_loaded_conversation_is_gone_on_with() -> None:
+    engine = ScriptedEngine(said("old"), said("c"))
+    conversation = talk(engine, "before")
+    conversation.load(Transcript("Sys.", (Exchange("q1", "a1"), Exchange("q2", "a2"))))
+    list(conversation.say("q3"))
+    assert asked(engine) == ["s:Sys.", "u:q1", "a:a1", "u:q2", "a:a2", "u:q3"]
+    for expected in (["q1", "q2"], ["q1"], [], ["before"]):
+        conversation.take_back()
+        assert [e.question for e in conversation.exchanges] == expected
+    assert conversation.system == "Be brief."
+
+
+def test_long_loaded_conversation_is_taken_back_too() -> None:
+    conversation = talk(ScriptedEngine())
+    exchanges = tuple(Exchange(str(n), str(n)) for n in range(1000))
+    conversation.load(Transcript(None, exchanges))
+    for _ in range(101):
+        conversation.take_back()
+    assert conversation.exchanges == ()
+    assert conversation.system == "Be brief."
+
+
+def test_room_for_the_answer_is_made_before_it_is_needed() -> None:
+    """100 tokens of context, a quarter of them for the answer: what is asked may have 75."""
+
+    def count(request: TokenizeRequest) -> int:
+        return sum(len(message["content"]) for message in request.messages)
+
+    engine = ScriptedEngine(*[said("a" * 10) for _ in range(5)], facts=FACTS, count=count)
+    conversation = Conversation(engine, "Be brief.", Request())
+    for number in range(5):
+        list(conversation.say(str(number) * 10))
+        assert count(TokenizeRequest(messages=engine.requests[-1].messages)) <= 75
+        assert asked(engine)[0] == "s:Be brief."
+        assert asked(engine)[-1] == f"u:{str(number) * 10}"
+    assert conversation.forgotten == 2
+    assert len(conversation.exchanges) == 5
+
+
+def test_statistics_follow_the_answers() -> None:
+    usage = Usage(10, 2, 5, 1.0, 0.5)
+    engine = ScriptedEngine(
+        [PromptRead(1, 0), 0.05, Reasoning("hm"), Text("a"), Finished("stop", usage)],
+        [Failed("prompt", "no")],
+    )
+    conversation = talk(engine, "one", "two")
+    statistics = conversation.statistics
+    assert (statistics.answers, statistics.last) == (1, usage)
+    assert statistics.first_token_seconds is not None
+    assert statistics.first_token_seconds > 0.04

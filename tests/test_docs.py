@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from runtime_stub import archive, bundle, manifest
+from runtime_stub.chat.cli import chat
+from runtime_stub.chat.commands import COMMANDS
+from runtime_stub.chat.conversation import NEARLY_FULL
 from runtime_stub.errors import EXIT_CODES
 from runtime_stub.recipe import ADAPTER, FILE, MODEL, PACKING, TABLES, TOP
 from runtime_stub.settings import Setting
@@ -110,3 +113,22 @@ def test_promises_name_tests_that_exist() -> None:
         assert not name or re.search(rf"^(def|class) {name}\b", file, re.MULTILINE), word
         named += 1
     assert named > 30
+
+
+def test_commands_of_the_chat() -> None:
+    expected = [
+        (f"`/{name} {command.arguments}".replace("|", " or ").rstrip() + "`", command.help)
+        for name, command in COMMANDS.items()
+    ]
+    found = rows("docs/chat.md")
+    start = found.index(expected[0])
+    assert found[start : start + len(expected)] == expected
+
+
+def test_options_of_the_chat() -> None:
+    text = (ROOT / "docs/chat.md").read_text(encoding="utf-8")
+    own = {option for parameter in chat.params for option in parameter.opts}
+    named = set(re.findall(r"`(--[a-z-]+)`", text)) - {"--force", "--no-sandbox"}
+    assert named == {"--plain", "--no-history", "--hide-reasoning"}
+    assert named <= own
+    assert f"{NEARLY_FULL:.0%}".replace("%", " %") in text

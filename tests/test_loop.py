@@ -1,128 +1,190 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from engine_fixtures import NO_USAGE, ScriptedEngine, eventually
+from engine_fixtures import FACTS, NO_USAGE, ScriptedEngine, eventually
+from test_commands import direct_broker
 
+from runtime_stub.chat.commands import Commands
 from runtime_stub.chat.conversation import Conversation
-from runtime_stub.chat.loop import chat
+from runtime_stub.chat.files import Files
+from runtime_stub.chat.loop import Chat
+from runtime_stub.chat.pack_models import Prepared
 from runtime_stub.engine.messages import (
-    AnyRequest,
+    EngineSettings,
     Event,
     Failed,
     Finished,
     PromptRead,
-    Reasoning,
     Request,
+    Status,
     Text,
+    Usage,
 )
+from runtime_stub.errors import EngineError
 
-INTERRUPT = "^C"
+
+class OneModel:
+    names = ("only",)
+    current = "only"
+    prepared = Prepared(EngineSettings(), Request(), None)
+    engine = ScriptedEngine()
+
+    def switch(self, name: str) -> None:
+        raise AssertionError(name)
 
 
-class ScriptedTerminal:
-    """Types prepared lines; `on_write` may do what a person does while reading."""
+class ScriptedFace:
+    """Types prepared lines; `on_event` may do what a person does while reading."""
 
-    reasoned = ""
-
-    def __init__(self, *lines: str, on_write: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, *lines: str, on_event: Callable[[Event], None] = lambda _: None) -> None:
         self._lines = list(lines)
-        self._on_write = on_write
+        self._on_event = on_event
         self.screen = ""
         self.notices: list[str] = []
+        self.defaults: list[str] = []
+        self.listings: list[list[str]] = []
 
-    def read_line(self) -> str | None:
-        if not self._lines:
-            return None
-        line = self._lines.pop(0)
-        if line == INTERRUPT:
-            raise KeyboardInterrupt
-        return line
+    def read(self, default: str = "") -> str | None:
+        self.defaults.append(default)
+        return self._lines.pop(0) if self._lines else None
 
-    def write(self, text: str) -> None:
-        self.screen += text
-        self._on_write(text)
+    def begin(self) -> None:
+        self.screen += "<"
 
-    def reason(self, text: str) -> None:
-        self.reasoned += text
+    def show(self, event: Event) -> None:
+        if isinstance(event, Text):
+            self.screen += event.text
+        self._on_event(event)
+
+    def end(self, *, stopped: bool) -> None:
+        self.screen += "!>" if stopped else ">"
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
 
+    def listing(self, lines: list[str]) -> None:
+        self.listings.append(lines)
 
-def said(*texts: str) -> list[Event | float]:
-    return [PromptRead(1, 0), *map(Text, texts), Finished("stop", NO_USAGE)]
+
+def said(*texts: str, usage: Usage = NO_USAGE, reason: str = "stop") -> list[Event | float]:
+    return [PromptRead(1, 0), *map(Text, texts), Finished(reason, usage)]
 
 
-def talk(engine: ScriptedEngine, terminal: ScriptedTerminal) -> list[Event]:
-    events: list[Event] = []
-    chat(Conversation(engine, None, Request()), terminal, events.append)
-    return events
+def talk(engine: ScriptedEngine, face: ScriptedFace, template: Request | None = None) -> None:
+    conversation = Conversation(engine, None, template or Request())
+    commands = Commands(conversation, OneModel(), Files(direct_broker(Path())))
+    Chat(conversation, commands, face).run()
 
 
 def test_lines_and_answers() -> None:
-    terminal = ScriptedTerminal("one", "", "  ", "two")
-    events = talk(ScriptedEngine(said("a", "b"), said("c")), terminal)
-    assert terminal.screen == "ab\n\nc\n\n"
-    assert terminal.notices == []
-    assert [type(event).__name__ for event in events] == [
-        *["PromptRead", "Text", "Text", "Finished"],
-        *["PromptRead", "Text", "Finished"],
-    ]
-
-
-def test_reasoning_is_told_apart() -> None:
-    terminal = ScriptedTerminal("?")
-    talk(ScriptedEngine([Reasoning("hm"), Text("a"), Finished("stop", NO_USAGE)]), terminal)
-    assert terminal.reasoned == "hm"
+    face = ScriptedFace("one", "", "  ", "two")
+    talk(ScriptedEngine(said("a", "b"), said("c")), face)
+    assert face.screen == "<ab><c>"
+    assert face.notices == []
 
 
 def test_failure_is_a_notice() -> None:
-    terminal = ScriptedTerminal("one", "two")
-    talk(ScriptedEngine([Failed("prompt", "it fails", "Do this")], said("b")), terminal)
-    assert terminal.notices == ["it fails. Do this"]
-    assert "b" in terminal.screen
+    face = ScriptedFace("one", "two")
+    talk(ScriptedEngine([Failed("prompt", "it fails", "Do this")], said("b")), face)
+    assert face.notices == ["it fails. Do this"]
+    assert face.screen == "<><b>"
+
+
+def test_commands_are_not_asked() -> None:
+    engine = ScriptedEngine(said("a"))
+    face = ScriptedFace("/help", "/hlp", "/usr/bin is a folder", "/quit", "never")
+    talk(engine, face)
+    assert face.listings
+    assert face.notices == ["there is no command /hlp. Did you mean /help?"]
+    assert [request.messages[-1]["content"] for request in engine.requests] == [
+        "/usr/bin is a folder"
+    ]
+
+
+def test_editing_the_last_question() -> None:
+    engine = ScriptedEngine(said("a"), said("b"))
+    face = ScriptedFace("one", "/edit", "two")
+    talk(engine, face)
+    assert "one" in face.defaults
+    assert [m["content"] for m in engine.requests[-1].messages] == ["two"]
+
+
+def test_input_that_ends_while_editing() -> None:
+    talk(ScriptedEngine(said("a")), ScriptedFace("one", "/edit"))
 
 
 def test_forgetting_is_told_once() -> None:
     too_long: list[Event | float] = [Failed("too-long", "x")]
-    terminal = ScriptedTerminal("a", "b", "c")
-    talk(ScriptedEngine(said("1"), too_long, said("2"), said("3")), terminal)
-    assert len(terminal.notices) == 1
-    assert "oldest 2 messages" in terminal.notices[0]
+    face = ScriptedFace("a", "b", "c")
+    talk(ScriptedEngine(said("1"), too_long, said("2"), said("3")), face)
+    assert len(face.notices) == 1
+    assert "oldest question and answer" in face.notices[0]
+
+
+def test_nearly_full_is_told_before_it_is_full() -> None:
+    """Once, and again only after there was room."""
+    sizes = [50, 81, 85, 20, 90]
+    engine = ScriptedEngine(
+        *[said("a", usage=Usage(size - 5, 0, 5, 0.1, 0.1)) for size in sizes],
+        facts=FACTS,
+        count=lambda _: 1,
+    )
+    face = ScriptedFace(*map(str, sizes))
+    talk(engine, face)
+    assert [notice.split(" full")[0] for notice in face.notices] == [
+        "The context is 81%",
+        "The context is 90%",
+    ]
+
+
+@pytest.mark.parametrize(("limit", "words"), [(5, "limit of 5 tokens"), (None, "context is full")])
+def test_cut_answer_is_said_to_be_one(limit: int | None, words: str) -> None:
+    face = ScriptedFace("a")
+    engine = ScriptedEngine(said("a", usage=Usage(1, 0, 5, 1, 1), reason="length"))
+    talk(engine, face, Request(max_tokens=limit))
+    assert words in face.notices[0]
 
 
 def test_ctrl_c_stops_only_the_answer() -> None:
-    def interrupt(text: str) -> None:
-        if text == "b":
-            raise KeyboardInterrupt
+    def interrupt(event: Event) -> None:
+        if event == Text("b"):
+            os.kill(os.getpid(), signal.SIGINT)
 
-    terminal = ScriptedTerminal("one", "two", on_write=interrupt)
+    face = ScriptedFace("one", "two", on_event=interrupt)
     engine = ScriptedEngine([PromptRead(1, 0), Text("a"), Text("b")], said("c"))
-    talk(engine, terminal)
+    before = signal.getsignal(signal.SIGINT)
+    talk(engine, face)
+    assert signal.getsignal(signal.SIGINT) is before
     assert eventually(engine.tickets[0].cancelled.is_set)
-    assert terminal.screen == "ab [stopped]\n\nc\n\n"
+    assert face.screen == "<ab!><c>"
     assert [message["content"] for message in engine.requests[1].messages] == ["one", "ab", "two"]
 
 
-def test_ctrl_c_while_the_engine_thinks() -> None:
-    engine = ScriptedEngine([PromptRead(1, 0), Text("a")], said("b"))
-    real = engine.answer
-
-    def answer(request: AnyRequest):  # type: ignore[no-untyped-def]
-        for event in real(request):
-            yield event
-            if event == Text("a"):
-                raise KeyboardInterrupt
-
-    engine.answer = answer  # type: ignore[method-assign]
-    terminal = ScriptedTerminal("one", "two")
-    talk(engine, terminal)
-    assert terminal.screen == "a [stopped]\n\nb\n\n"
-    assert len(engine.requests[1].messages) == 3
+def test_engine_that_could_not_load_ends_the_chat() -> None:
+    engine = ScriptedEngine([Failed("engine", "no such model")], status=Status("failed"))
+    with pytest.raises(EngineError, match="no such model"):
+        talk(engine, ScriptedFace("one", "two"))
 
 
-def test_ctrl_c_at_the_prompt_leaves() -> None:
-    with pytest.raises(KeyboardInterrupt):
-        talk(ScriptedEngine(), ScriptedTerminal(INTERRUPT))
+def test_engine_that_fails_later_leaves_the_conversation_to_be_saved(tmp_path: Path) -> None:
+    engine = ScriptedEngine(said("a"), [Failed("engine", "broken")], status=Status("failed"))
+    face = ScriptedFace("one", "two", f"/save {tmp_path / 'talk'}")
+    talk(engine, face)
+    assert face.notices[0] == "broken"
+    assert "/save" in face.notices[1]
+    assert '"one"' in (tmp_path / "talk").read_text()
+
+
+def test_fallback_template_is_told_once() -> None:
+    from dataclasses import replace
+
+    facts = replace(FACTS, template="fallback ChatML")
+    engine = ScriptedEngine(said("a"), said("b"), facts=facts, count=lambda _: 1)
+    face = ScriptedFace("one", "two")
+    talk(engine, face)
+    assert face.notices == ["The model came without a chat template; ChatML is used"]

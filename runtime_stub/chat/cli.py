@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import stat
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime_stub.confinement.cli import enter, report, sandbox_options
+from runtime_stub.confinement.cli import enter, make_broker, report, sandbox_options
 from runtime_stub.console import echo_json, progress
 from runtime_stub.errors import (
     EngineError,
@@ -33,7 +34,7 @@ from runtime_stub.session import (
 if TYPE_CHECKING:
     from runtime_stub.confinement.confine import Confinement
     from runtime_stub.engine.engine import Engine
-    from runtime_stub.engine.messages import Event, Failed
+    from runtime_stub.engine.messages import Failed
 
 
 @click.command()
@@ -52,6 +53,7 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
       ./assistant ask "Summarise this:" - < report.txt
       echo "Name three colours." | ./assistant
     """
+    from runtime_stub.chat.clean import Cleaner
     from runtime_stub.engine.messages import (
         FIT_REQUEST,
         Failed,
@@ -75,14 +77,15 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
         return 0
     answer: list[str] = []
     reasoning: list[str] = []
+    # What goes into a file or a pipe is the answer as it is.
+    cleaner = Cleaner() if sys.stdout.isatty() else None
     for event in engine.answer(request):
         if isinstance(event, PromptRead):
             _tell_fallback(engine)
         elif isinstance(event, Text):
             answer.append(event.text)
             if not as_json:
-                click.echo(event.text, nl=False)
-                sys.stdout.flush()
+                _write(cleaner.feed(event.text) if cleaner else event.text)
         elif isinstance(event, Reasoning):
             reasoning.append(event.text)
         elif isinstance(event, Failed):
@@ -94,7 +97,7 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
                 document["reasoning"] = "".join(reasoning)
             echo_json(document)
         elif isinstance(event, Finished):
-            click.echo()
+            _write(f"{cleaner.finish() if cleaner else ''}\n")
             if event.reason == "length":
                 click.echo("(The answer was cut at its length limit: --max-tokens.)", err=True)
     _tell_unread_input(prompt)
@@ -103,40 +106,79 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
 
 
 @click.command()
+@click.option("--plain", is_flag=True, help="Lines in, text out: no editing, no colours.")
+@click.option("--no-history", is_flag=True, help="Do not keep what is typed for the next chat.")
+@click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks first.")
 @model_option
 @generation_options
 @sandbox_options
 @click.pass_obj
-def chat(session: Session, /, **options: Any) -> int:
-    """Chat in the terminal. Ctrl-C stops an answer, Ctrl-D leaves."""
-    from runtime_stub.chat.conversation import Conversation
-    from runtime_stub.chat.loop import chat as converse
-    from runtime_stub.engine.messages import PromptRead
+def chat(
+    session: Session, /, plain: bool, no_history: bool, hide_reasoning: bool, **options: Any
+) -> int:
+    """Chat in the terminal. Ctrl-C stops an answer, Ctrl-D leaves, /help lists commands."""
+    from runtime_stub.chat.history import HistoryFile, history_file
+    from runtime_stub.chat.look import Look
+    from runtime_stub.chat.pack_models import PackModels, Prepared
+    from runtime_stub.chat.start import run_chat
+    from runtime_stub.chat.terminal import look
+    from runtime_stub.confinement.broker import DirectBroker, Offer
+    from runtime_stub.models import Adapters, PackedModel, packed_models
 
-    chosen = chosen_model(session, options["model"])
-    context = options["context"] or chosen.recipe.context
-    engine, confinement = _engine(session, chosen, options, context=context)
+    terminal = look(session.launch.host_environment, sys.stdin, sys.stdout)
+    if plain:
+        terminal = dataclasses.replace(terminal, moves=False, colour=False)
+    _set_encoding(terminal.encoding)
+
+    def prepare(model: PackedModel, adapters: Adapters | None) -> Prepared:
+        recipe = model.recipe
+        return Prepared(
+            engine_settings(recipe, options, options["context"] or recipe.context),
+            base_request(recipe, options, adapters),
+            options["system"] or recipe.system,
+        )
+
+    recipe = session.recipe
+    history = None
+    if terminal.rich and not no_history:
+        history = HistoryFile(history_file(recipe.name))
+    # What a person may ask for later, before this process gives up what it takes.
+    files = make_broker(session, options, Offer.FILES) if terminal.reads else None
+    if files is None and options["no_sandbox"]:
+        files = DirectBroker(session.launch)
+    kept = [history.path.parent] if history is not None and history.make_folder() else []
+    confinement = enter(session, options, writable=kept)
+    models = PackModels(
+        session.bundle, packed_models(session.bundle, recipe), prepare, options["model"]
+    )
     if options["probe"]:
-        engine.wait_ready()
+        models.engine.wait_ready()
         echo_json(report(session, "chat", confinement))
         return 0
-    system = options["system"] or chosen.recipe.system
-    request = base_request(chosen.recipe, options, chosen.adapters)
-    conversation = Conversation(engine, system, request)
-    if sys.stdin.isatty():
-        click.echo(f"{session.recipe.name}. Ctrl-C stops an answer, Ctrl-D leaves.\n", err=True)
-
-    told = False
-
-    def on_event(event: Event) -> None:
-        nonlocal told
-        if isinstance(event, PromptRead) and not told:
-            told = True
-            _tell_fallback(engine)
-
-    converse(conversation, _Lines(engine), on_event)
-    engine.close()
+    run_chat(
+        terminal,
+        models,
+        Look.of(recipe.name, recipe.face),
+        files,
+        history,
+        shows_reasoning=not hide_reasoning,
+    )
+    models.engine.close()
+    if files is not None:
+        files.close()
     return 0
+
+
+def _set_encoding(encoding: str) -> None:
+    """Read and write the terminal's character set; what it lacks becomes a question mark."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=encoding, errors="replace")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _prompt_text(words: tuple[str, ...]) -> str:
@@ -210,32 +252,3 @@ def _tell_fallback(engine: Engine) -> None:
 def _error_of(event: Failed) -> SatchelError:
     kinds = {"prompt": PromptError, "too-long": PromptError, "changed": PackChangedError}
     return kinds.get(event.kind, EngineError)(event.message, event.hint)
-
-
-class _Lines:
-    """A plain terminal: standard input and output, line by line."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def read_line(self) -> str | None:
-        if sys.stdin.isatty():
-            click.echo("> ", nl=False)
-            sys.stdout.flush()
-        line = sys.stdin.readline()
-        if line:
-            return line.rstrip("\r\n")
-        if sys.stdin.isatty():
-            click.echo()
-        return None
-
-    def write(self, text: str) -> None:
-        click.echo(text, nl=False)
-        sys.stdout.flush()
-
-    def reason(self, text: str) -> None:
-        if sys.stderr.isatty():
-            click.secho(text, dim=True, nl=False, err=True)
-
-    def notice(self, text: str) -> None:
-        click.echo(f"({text})", err=True)

@@ -1,60 +1,195 @@
-"""The plain chat: a line in, an answer out."""
+"""The chat itself: a line in, an answer out, whatever the face looks like."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Protocol
 
-from runtime_stub.chat.conversation import Conversation
-from runtime_stub.engine.messages import Event, Failed, Reasoning, Text
+from runtime_stub.chat.commands import Commands, Outcome
+from runtime_stub.chat.conversation import NEARLY_FULL, Conversation
+from runtime_stub.engine.messages import Event, Failed, Finished, PromptRead
+from runtime_stub.errors import (
+    EngineError,
+    PackChangedError,
+    PromptError,
+    SatchelError,
+)
+
+_ERRORS: dict[str, type[SatchelError]] = {
+    "prompt": PromptError,
+    "too-long": PromptError,
+    "changed": PackChangedError,
+}
 
 
-class Terminal(Protocol):
+class Face(Protocol):
     """What the loop needs of whoever sits in front of it."""
 
-    def read_line(self) -> str | None:
-        """A line without its end; None when there will be no more."""
+    def read(self, default: str = "") -> str | None:
+        """What was typed, with `default` to begin with; None when there will be no more."""
 
-    def write(self, text: str) -> None:
-        """Show text at once."""
+    def begin(self) -> None:
+        """An answer was asked for, and its events follow."""
 
-    def reason(self, text: str) -> None:
-        """Show what the model thinks before it answers, told apart from the answer."""
+    def show(self, event: Event) -> None:
+        """Show an event of the answer."""
+
+    def end(self, *, stopped: bool) -> None:
+        """The answer is over, or was stopped."""
 
     def notice(self, text: str) -> None:
         """Tell something that is not part of the answer."""
 
-
-def chat(conversation: Conversation, terminal: Terminal, on_event: Callable[[Event], None]) -> None:
-    """Converse until the input ends. Ctrl-C stops an answer; waiting for a line it is raised.
-
-    `on_event` sees every event of the engine.
-    """
-    forgotten = 0
-    while (line := terminal.read_line()) is not None:
-        if not line.strip():
-            continue
-        _show(conversation.say(line), terminal, on_event)
-        if conversation.forgotten > forgotten:
-            forgotten = conversation.forgotten
-            terminal.notice(f"The context is full: the oldest {forgotten} messages are forgotten.")
+    def listing(self, lines: list[str]) -> None:
+        """Show what was asked for by a command."""
 
 
-def _show(
-    events: Generator[Event, None, None], terminal: Terminal, on_event: Callable[[Event], None]
-) -> None:
+class Chat:
+    """One chat: reads, asks, shows, until the input ends."""
+
+    def __init__(self, conversation: Conversation, commands: Commands, face: Face) -> None:
+        self._conversation = conversation
+        self._commands = commands
+        self._face = face
+        self._told_fallback = False
+        self._told_forgotten = 0
+        self._told_nearly_full = False
+
+    def run(self) -> None:
+        """Converse until the input ends. Ctrl-C stops an answer; while a line is read it does
+        what the face makes of it.
+
+        Raises SatchelError when there is no engine any more, and nothing to be lost with it.
+        """
+        while (line := self._read()) is not None:
+            if not line.strip():
+                continue
+            try:
+                outcome = self._commands.run(line.strip())
+            except SatchelError as error:
+                self._face.notice(str(error))
+                continue
+            if outcome is None:
+                outcome = Outcome(ask=line)
+            if outcome.leave or not self._carry_out(outcome):
+                return
+
+    def _read(self) -> str | None:
+        try:
+            return self._face.read()
+        except SatchelError as error:  # the model can't be loaded: that is known by now
+            if not self._conversation.exchanges:
+                raise
+            self._lose(error)
+            return ""
+
+    def _carry_out(self, outcome: Outcome) -> bool:
+        """Do what a command, or a question, asks for; False when the input has ended."""
+        if outcome.notice:
+            self._face.notice(outcome.notice)
+        if outcome.lines:
+            self._face.listing(list(outcome.lines))
+        question = outcome.ask
+        if outcome.edit is not None:
+            question = self._face.read(outcome.edit)
+            if question is None:
+                return False
+        if question is not None and question.strip():
+            self._answer(question, again=outcome.again)
+        return True
+
+    def _answer(self, question: str, *, again: bool) -> None:
+        conversation, face = self._conversation, self._face
+        failed: Failed | None = None
+        finished: Finished | None = None
+        stopped = False
+        with _stopping(conversation):
+            face.begin()
+            with contextlib.closing(conversation.say(question, again=again)) as events:
+                for event in events:
+                    if isinstance(event, Failed):
+                        failed = event
+                    elif isinstance(event, Finished):
+                        finished = event
+                        stopped = event.reason == "cancelled"
+                    face.show(event)
+                    if isinstance(event, PromptRead):
+                        self._tell_fallback()
+            face.end(stopped=stopped)
+        if failed is not None:
+            self._fail(failed)
+        elif finished is not None:
+            self._tell_limits(finished)
+
+    def _fail(self, failed: Failed) -> None:
+        error = _ERRORS.get(failed.kind, EngineError)(failed.message, failed.hint)
+        lost = self._conversation.engine.status.state in ("failed", "closed")
+        if not lost:
+            self._face.notice(str(error))
+        elif not self._conversation.exchanges:
+            raise error
+        else:
+            self._lose(error)
+
+    def _lose(self, error: SatchelError) -> None:
+        """There is no engine any more, but a conversation."""
+        self._face.notice(str(error))
+        another = (
+            ", /model NAME takes another model" if len(self._commands.models.names) > 1 else ""
+        )
+        self._face.notice(f"Nothing can be asked now. /save FILE keeps the conversation{another}")
+
+    def _tell_fallback(self) -> None:
+        facts = self._conversation.engine.facts
+        if not self._told_fallback and facts is not None and facts.template.startswith("fallback"):
+            name = facts.template.partition(" ")[2]
+            self._face.notice(f"The model came without a chat template; {name} is used")
+        self._told_fallback = True
+
+    def _tell_limits(self, finished: Finished) -> None:
+        """Say what was cut or left out, and what soon will be."""
+        conversation = self._conversation
+        context, used = conversation.context, 0
+        if finished.usage.prompt_tokens:
+            used = finished.usage.prompt_tokens + finished.usage.completion_tokens
+        if finished.reason == "length":
+            limit = conversation.template.max_tokens
+            if limit is not None and finished.usage.completion_tokens >= limit:
+                self._face.notice(
+                    f"The answer was cut at its limit of {limit:,} tokens: /set max_tokens NUMBER"
+                )
+            else:
+                self._face.notice("The answer was cut because the context is full")
+        if conversation.forgotten > self._told_forgotten:
+            count = conversation.forgotten
+            what = "question and answer is" if count == 1 else f"{count} questions and answers are"
+            self._face.notice(
+                f"The context was full: the oldest {what} no longer read. "
+                "/save and /export still have all"
+            )
+            self._told_nearly_full = False
+        elif context and used > NEARLY_FULL * context and not self._told_nearly_full:
+            self._face.notice(
+                f"The context is {used / context:.0%} full ({used:,} of {context:,} tokens). "
+                "Soon the oldest questions and answers will be left out; /clear begins anew"
+            )
+            self._told_nearly_full = True
+        elif context and used <= NEARLY_FULL * context:
+            self._told_nearly_full = False
+        self._told_forgotten = conversation.forgotten
+
+
+@contextlib.contextmanager
+def _stopping(conversation: Conversation) -> Iterator[None]:
+    """Have Ctrl-C stop the answer, and nothing else."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: conversation.stop())
     try:
-        # Closed, however it ends: then the engine stops, and what was said is remembered.
-        with closing(events):
-            for event in events:
-                on_event(event)
-                if isinstance(event, Text):
-                    terminal.write(event.text)
-                elif isinstance(event, Reasoning):
-                    terminal.reason(event.text)
-                elif isinstance(event, Failed):
-                    terminal.notice(f"{event.message}. {event.hint}".strip())
-    except KeyboardInterrupt:
-        terminal.write(" [stopped]")
-    terminal.write("\n\n")
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -209,6 +209,7 @@ int main(int count, char **arguments, char **environment)
 {
     static struct pack pack;
     static struct candidates candidates;
+    started_bare = count == 1;
     if (count > 0) {
         const char *slash = strrchr(arguments[0], '/');
         const char *name = slash != NULL ? slash + 1 : arguments[0];

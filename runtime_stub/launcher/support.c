@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 const char *program_name = "satchel";
+bool started_bare = false;
 
 /* Whether a control character starts here: one of ASCII's, or of the second set in UTF-8. */
 static bool is_control(const unsigned char *c)
@@ -55,12 +56,26 @@ void tell(const char *format, ...)
     va_end(values);
 }
 
+/* Started by a double click in a window that is there for us alone? As in desktop.py. */
+static bool window_closes(void)
+{
+    const char *x = getenv("DISPLAY"), *wayland = getenv("WAYLAND_DISPLAY");
+    return ((x != NULL && x[0] != '\0') || (wayland != NULL && wayland[0] != '\0')) &&
+           getsid(0) == getpid() && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
+}
+
 void fail(enum exit_code code, const char *format, ...)
 {
     va_list values;
     va_start(values, format);
     say(format, values);
     va_end(values);
+    if (started_bare && window_closes()) {
+        static const char wait[] = "Press Enter to close this window.";
+        char key;
+        if (write(STDERR_FILENO, wait, sizeof wait - 1) > 0 && read(STDIN_FILENO, &key, 1) < 0)
+            exit(code);
+    }
     exit(code);
 }
 

@@ -20,6 +20,9 @@ enum exit_code {
 /* What messages start with: how the pack was called, without its folder. */
 extern const char *program_name;
 
+/* Whether there are no arguments, as by a double click: then `fail` keeps the window open. */
+extern bool started_bare;
+
 /* Copy `text`, with control characters shown as \xNN: paths may hold anything. Returns the length
  * of what fitted. */
 size_t escape(char *out, size_t size, const char *text);
