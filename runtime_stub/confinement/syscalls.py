@@ -6,7 +6,6 @@ import ctypes
 import errno
 import functools
 import os
-import platform
 import sys
 from typing import Any
 
@@ -98,7 +97,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
 
 def machine() -> str:
     """This machine as MACHINES names it; empty where there is nothing to call."""
-    name = platform.machine() if sys.platform.startswith("linux") else ""
+    name = os.uname().machine if sys.platform.startswith("linux") else ""
     name = {"amd64": "x86_64", "arm64": "aarch64"}.get(name.lower(), name)
     return name if name in MACHINES and ctypes.sizeof(ctypes.c_void_p) == 8 else ""
 
