@@ -7,7 +7,7 @@ _WEIGHT, _BESIDE_WEIGHT = 0.2, 0.5
 more, for a chunk too long is felt at once."""
 _SMALL_COSTS_MORE = 2.0
 """How much more a prompt token may cost in a small batch than in a full one."""
-_STRETCH, _LONGEST_STRETCH = 1.6, 4.0
+_STRETCH, _LONGEST_STRETCH = 1.2, 4.0
 """By how much of itself a step of generating may be lengthened for a prompt, and for many."""
 _LEAST = 1
 
