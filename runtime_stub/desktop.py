@@ -7,7 +7,6 @@ import json
 import os
 import stat
 import sys
-import urllib.request
 from collections.abc import Mapping
 
 _PROBE_SECONDS = 1.0
@@ -68,6 +67,8 @@ def wait_for_key() -> None:
 
 def serves_already(address: str, name: str) -> bool | None:
     """Whether a pack of this name is serving there; None when nobody answers at all."""
+    import urllib.request  # takes long, and hardly any start needs it
+
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{address}/web/face.json", timeout=_PROBE_SECONDS) as reply:

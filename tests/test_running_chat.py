@@ -476,4 +476,4 @@ def test_window_that_is_closed_ends_the_program(ready: Place) -> None:
     with chatting(ready) as opened:
         opened.wait(lambda: at_prompt(opened), "prompt")
         os.kill(opened.process.pid, signal.SIGHUP)
-        assert opened.end() == -signal.SIGHUP
+        assert opened.end() == 128 + signal.SIGHUP
