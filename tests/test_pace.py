@@ -1,18 +1,28 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from runtime_stub.engine.pace import Pace
 
 
-def learnt(generating: float = 0.1, per_token: float = 0.01) -> Pace:
-    """A pace that has seen steps of `generating` seconds, and prompts read at `per_token`, alone
-    and beside others."""
+def settled(
+    cost: Callable[[int], float], *, answered: int = 1, reading: int = 1, room: int = 512
+) -> tuple[int, float]:
+    """The chunk that is read in the end, and by how much of itself that lengthens a step of a
+    second; `cost` is what so many tokens take."""
     pace = Pace()
-    pace.note(4, 0, generating)
-    pace.note(0, 100, 100 * per_token)
-    pace.note(4, 10, generating + 10 * per_token)
-    return pace
+    pace.note(0, 100, cost(100))
+    for _ in range(20):
+        pace.note(answered, 0, 1.0)
+    chunks = []
+    for _ in range(100):
+        read = pace.chunk(room, answered, reading)
+        chunks.append(read)
+        pace.note(answered, read, 1.0 + cost(read))
+    typical = sorted(chunks[50:])[25]
+    return typical, cost(typical)
 
 
 def test_knows_nothing_at_first() -> None:
@@ -20,33 +30,59 @@ def test_knows_nothing_at_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answered", "reading", "tokens"),
-    [(4, 1, 12), (1, 1, 12), (1, 2, 20), (2, 6, 30), (1, 63, 40)],
+    ("answered", "reading", "stretch"),
+    [(4, 1, 1.2), (1, 1, 1.2), (1, 2, 2.0), (2, 6, 3.0), (1, 63, 4.0)],
 )
-def test_time_is_shared_by_requests(answered: int, reading: int, tokens: int) -> None:
-    assert learnt().chunk(512, answered, reading) == tokens
+def test_time_is_shared_by_requests(answered: int, reading: int, stretch: float) -> None:
+    _, lengthened = settled(lambda read: read * 0.05, answered=answered, reading=reading)
+    assert lengthened == pytest.approx(stretch, rel=0.15)
+
+
+def test_first_tokens_that_cost_most() -> None:
+    """Reading one token costs nearly a step, and a dozen hardly more: then a dozen are read."""
+    chunk, lengthened = settled(lambda read: 0.7 + 0.04 * read)
+    assert chunk > 8
+    assert lengthened <= 1.4
 
 
 def test_bounds() -> None:
-    assert learnt().chunk(8, 1, 3) == 8
-    assert learnt(generating=0.001).chunk(512, 1, 1) == 1
+    assert settled(lambda read: 0.001 * read, room=8)[0] == 8
+    assert settled(lambda read: 10.0 * read)[0] == 1
 
 
-def test_learns_from_mixed_steps() -> None:
-    pace = learnt()
-    for _ in range(100):
-        pace.note(4, 10, 0.1 + 10 * 0.02)
-    assert pace.chunk(512, 1, 1) == pytest.approx(6, abs=1)
+def test_one_slow_step_is_forgotten() -> None:
+    pace = Pace()
+    pace.note(0, 100, 5.0)
+    pace.note(1, 0, 1.0)
+    for _ in range(50):
+        pace.note(1, chunk := pace.chunk(512, 1, 1), 1.0 + chunk * 0.05)
+    before = pace.chunk(512, 1, 1)
+    pace.note(1, before, 30.0)
+    assert pace.chunk(512, 1, 1) < before
+    for _ in range(12):
+        pace.note(1, chunk := pace.chunk(512, 1, 1), 1.0 + chunk * 0.05)
+    assert pace.chunk(512, 1, 1) == pytest.approx(before, abs=4)
+
+
+def test_the_last_piece_of_a_prompt_does_not_lengthen_chunks() -> None:
+    pace = Pace()
+    pace.note(0, 100, 5.0)
+    pace.note(1, 0, 1.0)
+    before = pace.chunk(512, 1, 1)
+    for _ in range(10):
+        pace.note(1, 1, 1.05)
+    assert pace.chunk(512, 1, 1) == before
 
 
 def test_what_a_guess_costs() -> None:
-    pace = learnt()
+    pace = Pace()
+    pace.note(0, 100, 1.0)
+    pace.note(4, 0, 0.1)
     assert (pace.generating, pace.per_guess) == (0.1, 0.01)
     for _ in range(100):
         pace.note(1, 0, 0.1 + 5 * 0.03, guessed=5)
     assert pace.per_guess == pytest.approx(0.03)
     assert pace.generating == 0.1
-    assert pace.chunk(512, 1, 1) == 12
     pace.note(1, 50, 9.0, guessed=5)  # who knows which of the two took so long
     assert pace.per_guess == pytest.approx(0.03)
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-_WEIGHT, _BESIDE_WEIGHT = 0.2, 0.5
-"""Of the newest measurement in the running averages; what a prompt costs beside answers counts
-more, for a chunk too long is felt at once."""
+_WEIGHT = 0.2
+"""Of the newest measurement in the running averages."""
 _SMALL_COSTS_MORE = 2.0
 """How much more a prompt token may cost in a small batch than in a full one."""
 _STRETCH, _LONGEST_STRETCH = 1.2, 4.0
 """By how much of itself a step of generating may be lengthened for a prompt, and for many."""
-_LEAST = 1
+_LIMIT = 1.9
+"""What _STRETCH must not become by way of rounding."""
+_SHRINK, _GROW = 0.4, 1.25
+"""By which factor a chunk may change from one step to the next: what is too long is felt at
+once, what is too short costs little."""
 
 
 class Pace:
     """Keeps the gaps between running streams' tokens short.
 
-    A step's time is taken to be what its generated tokens cost plus so much a prompt token;
-    both are learnt from the steps themselves.
+    What a prompt token costs beside a running answer depends on how many there are: the second
+    token of a batch may cost as much as ten further ones. So nothing is computed from a cost; the
+    chunk follows the time that steps take.
     """
 
     def __init__(self) -> None:
         self._generating: float | None = None
         self._per_token: float | None = None
         """Seconds that a prompt token takes in a step which only reads."""
-        self._beside: float | None = None
-        """Seconds by which one lengthens a step which also generates."""
+        self._chunk: float | None = None
+        """Tokens of prompt that lengthen a step by _STRETCH; None while unknown."""
+        self._stretch = _STRETCH
+        """By how much the running step may be lengthened."""
         self._per_guess: float | None = None
 
     def chunk(self, room: int, answered: int, reading: int) -> int:
@@ -33,13 +39,13 @@ class Pace:
         Where more requests are still being read than answered, they get their share of the
         time: those who wait for a first token are not to pay for those who came just before.
         """
-        per_token = self._beside
-        if per_token is None and self._per_token is not None:
-            per_token = _SMALL_COSTS_MORE * self._per_token
-        if self._generating is None or per_token is None:
-            return min(room, _LEAST)
-        stretch = min(max(_STRETCH, reading / answered), _LONGEST_STRETCH)
-        return max(_LEAST, min(room, int(stretch * self._generating / per_token)))
+        if self._chunk is None:
+            self._chunk = 1.0
+            if self._generating is not None and self._per_token is not None:
+                likely = self._generating / (_SMALL_COSTS_MORE * self._per_token)
+                self._chunk = max(1.0, _STRETCH * likely)
+        self._stretch = min(max(_STRETCH, reading / answered), _LONGEST_STRETCH)
+        return max(1, min(room, int(self._chunk * self._stretch / _STRETCH)))
 
     @property
     def generating(self) -> float | None:
@@ -61,10 +67,25 @@ class Pace:
             self._generating = _average(self._generating, seconds)
         elif read and not generated:
             self._per_token = _average(self._per_token, seconds / read)
-        elif read and self._generating is not None and seconds > self._generating:
-            longer = (seconds - self._generating) / read
-            self._beside = _average(self._beside, longer, _BESIDE_WEIGHT)
+        elif read and self._generating is not None and self._chunk is not None:
+            self._adjust(read, seconds)
+
+    def _adjust(self, read: int, seconds: float) -> None:
+        """Make the next chunk as much longer or shorter as this step was too short or long."""
+        if self._generating is None or self._chunk is None:
+            return
+        wanted = (1 + self._stretch) * self._generating
+        factor = max(_SHRINK, min(wanted / seconds, _GROW))
+        used = read * _STRETCH / self._stretch
+        if factor < 1:
+            self._chunk = max(1.0, min(self._chunk, used) * factor)
+        elif used + 1 > self._chunk:  # a prompt's last piece says nothing of longer ones
+            grown = self._chunk * factor
+            # Between one token and two there is nothing, and two may cost twice as much.
+            most = (seconds - self._generating) * int(grown) / int(self._chunk)
+            if most <= _LIMIT / _STRETCH * self._stretch * self._generating:
+                self._chunk = grown
 
 
-def _average(old: float | None, new: float, weight: float = _WEIGHT) -> float:
-    return new if old is None else old + weight * (new - old)
+def _average(old: float | None, new: float) -> float:
+    return new if old is None else old + _WEIGHT * (new - old)
