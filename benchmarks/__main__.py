@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import build
@@ -57,6 +58,8 @@ class Plan:
     tokens: int
     settings: Settings
     work: Path
+    skipped: Sequence[str]
+    """Programs that are left out, by name."""
 
     @property
     def place(self) -> Place:
@@ -72,11 +75,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="two rounds, short answers, no 4 GB")
     parser.add_argument("--only", action="append", choices=GROUPS, metavar="NAME",
                         help=f"one of {', '.join(GROUPS)}")  # fmt: skip
+    parser.add_argument("--skip", action="append", default=[], metavar="PROGRAM",
+                        help="leave a program out, by its name in the table")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--cpus", type=_cpus, default=tuple(sorted(os.sched_getaffinity(0))))
     parser.add_argument("--out", type=Path, default=build.BUILD / "benchmarks")
     parser.add_argument("--work", type=Path, help="folder for models and packs; 15 GB for `big`")
     options = parser.parse_args()
+    # Asked to end, it ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     groups = options.only or [name for name in GROUPS if name != "big" or not options.quick]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="satchel-bench-", dir=options.work) as folder:
@@ -86,6 +93,7 @@ def main() -> int:
             16 if options.quick else 96,
             Settings(options.cpus),
             Path(folder),
+            options.skip,
         )
         sections = []
         if set(groups) - {"big"}:
@@ -114,7 +122,12 @@ def _sample(plan: Plan) -> report.Section:
     tools = rivals.llama_tools()
     python = rivals.llama_python()
     pack = _pack(model, plan, results)
-    programs = [satchel_serve(pack), llama_server(tools, model), python_server(python, model)]
+    programs = [
+        satchel_serve(pack),
+        llama_server(tools, model),
+        llama_server(tools, model, spins=False),
+        python_server(python, model),
+    ]
     if {"throughput", "prompt", "prefix"} & set(plan.groups):
         _serve(programs, plan, results, tools, model)
     programs += [satchel_ask(pack), llama_cli(tools, model)]
@@ -135,9 +148,9 @@ def _big(plan: Plan) -> report.Section:
     big_model.write_model(model)
     tools = rivals.llama_tools()
     pack = _pack(model, plan, results)
-    programs = [satchel_serve(pack), llama_server(tools, model)]
+    programs = [satchel_serve(pack), llama_server(tools, model, spins=False)]
     programs += [satchel_ask(pack), llama_cli(tools, model)]
-    few = Plan(plan.groups, max(2, plan.rounds // 3), plan.tokens, plan.settings, plan.work)
+    few = replace(plan, rounds=max(2, plan.rounds // 3))
     _starts(programs, few, results)
     with _all_running(programs[:2], plan, ()) as servers:
         serving.Bench(servers, results, plan.settings, (), few.rounds, say).memory()
@@ -165,6 +178,7 @@ def _serve(
 
 def _starts(programs: Sequence[Program], plan: Plan, results: Results) -> None:
     say("-- starts")
+    programs = [program for program in programs if program.name not in plan.skipped]
     for program in programs:
         size = sum(path.stat().st_size for path in machine.files_below(*program.files))
         results.add(SIZE, program.name, size / 1e6)
@@ -182,6 +196,8 @@ def _all_running(
     with contextlib.ExitStack() as stack:
         servers = []
         for program in programs:
+            if program.name in plan.skipped:
+                continue
             server = stack.enter_context(running(program, plan.settings, plan.place))
             body = prompts.chat("", "Hello", tokens=4, forbidden=forbidden)
             first_text(server.port, body, server.started, 600, server.is_alive)
@@ -207,7 +223,7 @@ def _copy(model: Path, work: Path) -> Path:
 
 def _counterparts(programs: Sequence[Program]) -> dict[str, str]:
     found = {program.name: program.counterpart for program in programs}
-    return {**found, serving.LLAMA_BENCH: programs[0].name}
+    return {serving.LLAMA_BENCH: programs[0].name, **found}
 
 
 def _cpus(text: str) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ class Answer:
     prompt_tokens: int
     cached_tokens: int
     tokens: int
-    """As the server counted them."""
+    """As the server counted them; the pieces, and no prompt tokens, where it does not tell."""
     pieces: list[float]
     """When each piece of text came."""
     end: float
@@ -147,8 +147,9 @@ def _answer_of(received: Sequence[tuple[float, bytes]]) -> Answer:
             pieces.append(ends[block][1])
         usage = document.get("usage") or usage
         place = stop
-    if usage is None or not pieces:
+    if not pieces or b"data: [DONE]" not in whole:
         raise ClientError(f"the answer is incomplete: {whole[-500:].decode(errors='replace')}")
+    usage = usage or {"prompt_tokens": 0, "completion_tokens": len(pieces)}
     details = usage.get("prompt_tokens_details") or {}
     return Answer(
         text="".join(text),

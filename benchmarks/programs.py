@@ -55,6 +55,7 @@ class Program:
 
 
 SERVE, ASK = "Satchel serve", "Satchel ask"
+BRIEF = "llama-server, spinning briefly"
 
 
 def satchel_serve(pack: Path) -> Program:
@@ -84,11 +85,11 @@ def satchel_ask(pack: Path) -> Program:
     )  # fmt: skip
 
 
-def llama_server(tools: Path, model: Path) -> Program:
+def llama_server(tools: Path, model: Path, *, spins: bool = True) -> Program:
     """llama-server, with one cache for all slots and weights used as they lie in the file:
-    that is how a pack runs, too."""
+    that is how a pack runs, too. Without `spins`, its threads wait for each other as ours do."""
     return Program(
-        "llama-server",
+        "llama-server" if spins else BRIEF,
         lambda port, settings: [
             tools / "llama-server", "--model", model, "--port", str(port), "--offline",
             "--parallel", str(settings.parallel), "--kv-unified",
@@ -97,6 +98,7 @@ def llama_server(tools: Path, model: Path) -> Program:
         ],
         (tools, model),
         SERVE,
+        environment={} if spins else {"GOMP_SPINCOUNT": "1000"},
     )  # fmt: skip
 
 
