@@ -47,6 +47,7 @@ class Soak:
         self._random = random.Random(seed)  # noqa: S311
         self._lock = threading.Lock()
         self._server: subprocess.Popen[bytes] | None = None
+        self._reader = threading.Thread()
         self._address = ""
 
     # Counting
@@ -96,7 +97,8 @@ class Soak:
         line = self._server.stderr.readline().decode()
         self._address = line.split("listening on ")[1].split()[0]
         stream = self._server.stderr
-        threading.Thread(target=lambda: [None for _ in stream], daemon=True).start()
+        self._reader = threading.Thread(target=lambda: [None for _ in stream], daemon=True)
+        self._reader.start()
 
     def client(self, seed: int) -> None:
         """One client after the other, each as it likes."""
@@ -264,6 +266,10 @@ class Soak:
         except subprocess.TimeoutExpired:
             self._server.kill()
             code = -9
+        self._reader.join(LONGEST)
+        for pipe in (self._server.stdout, self._server.stderr):
+            if pipe is not None:
+                pipe.close()
         self.expect("server ends when asked to", code in (0, 143, -15), str(code))
 
     def _resident(self) -> int:

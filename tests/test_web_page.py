@@ -117,8 +117,9 @@ def is_idle(address: str) -> bool:
     return not any(slot["is_processing"] for slot in slots)
 
 
-def titles(chat: Chat) -> list[str]:
-    return chat.page.locator("#list .entry").all_inner_texts()
+def expect_titles(chat: Chat, *titles: str) -> None:
+    """The list shows these conversations, now or in a moment."""
+    expect(chat.page.locator("#list .entry")).to_have_text(list(titles))
 
 
 # A conversation.
@@ -134,7 +135,7 @@ def test_conversation(chat: Chat, server: Served) -> None:
     assert "per second" in facts
     assert "first after" in facts
     assert "Paris" in chat.ask("Which city did I ask about? Name it.") or len(chat.answers) == 2
-    assert titles(chat) == [QUESTION]
+    expect_titles(chat, QUESTION)
     assert chat.page.title() == f"{QUESTION} – SmolLM2"
     assert httpx.get(f"{server.address}/health", trust_env=False).json()["status"] == "ok"
 
@@ -245,32 +246,32 @@ def test_rename_search_delete(chat: Chat) -> None:
     chat.ask("Say hello.")
     chat.press("New conversation")
     chat.ask(QUESTION)
-    assert titles(chat) == [QUESTION, "Say hello."]
+    expect_titles(chat, QUESTION, "Say hello.")
     chat.press(f"Options for {QUESTION}")
     chat.page.get_by_role("menuitem", name="Rename").click()
     chat.page.keyboard.type("Capitals")
     chat.page.keyboard.press("Enter")
-    assert titles(chat) == ["Capitals", "Say hello."]
+    expect_titles(chat, "Capitals", "Say hello.")
     expect(chat.page.locator("#title")).to_have_text("Capitals")
     chat.page.keyboard.press("Control+k")
     chat.page.keyboard.type("france")  # in a message, not in the title
-    assert titles(chat) == ["Capitals"]
+    expect_titles(chat, "Capitals")
     chat.page.keyboard.press("Control+a")
     chat.page.keyboard.type("zebra")
     expect(chat.page.locator("#list")).to_have_text("Nothing found.")
     chat.page.get_by_role("searchbox").fill("")
     chat.press("Options for Capitals")
     chat.page.get_by_role("menuitem", name="Delete").click()
-    assert titles(chat) == ["Say hello."]
+    expect_titles(chat, "Say hello.")
     expect(chat.page.locator("#welcome")).to_be_visible()
     chat.press("Undo")
-    assert titles(chat) == ["Capitals", "Say hello."]
+    expect_titles(chat, "Capitals", "Say hello.")
     assert "Paris" in chat.answers[0]
     chat.press("Options for Say hello.")
     chat.page.get_by_role("menuitem", name="Delete").click()
     chat.page.reload()
     chat.ready()
-    assert titles(chat) == ["Capitals"]
+    expect_titles(chat, "Capitals")
 
 
 def test_export_and_import(chat: Chat, tmp_path: Path) -> None:
@@ -329,7 +330,7 @@ def test_bad_import(chat: Chat, text: str, words: str) -> None:
     file = {"name": "bad.json", "mimeType": "application/json", "buffer": text.encode()}
     chat.page.locator("#import-file").set_input_files(file)  # type: ignore[arg-type]
     expect(chat.page.locator(".toast")).to_contain_text(f"bad.json was not imported: {words}")
-    assert titles(chat) == []
+    expect_titles(chat)
 
 
 # What models write.
