@@ -52,5 +52,6 @@ def test_pictures_and_signs_that_can_not_be_shown() -> None:
 
 
 def test_placeholder_tells_of_starters_only_where_there_are_some() -> None:
-    assert "Tab" in Look.of("Clinic", FACE).placeholder
-    assert "Tab" not in Look.of("Clinic", {}).placeholder
+    assert "Tab" in Look.of("Clinic", FACE).placeholder(80)
+    assert len(Look.of("Clinic", FACE).placeholder(40)) < 38
+    assert "Tab" not in Look.of("Clinic", {}).placeholder(80)

@@ -259,7 +259,8 @@ def test_nothing_to_read_and_nobody_there(ready: Place) -> None:
 def test_window_stays_for_an_error(ready: Place, tmp_path: Path) -> None:
     """One that would close with the program, as after a double click."""
     broken = tmp_path / "broken"
-    broken.write_bytes(ready.pack.open("rb").read(1 << 20))
+    with ready.pack.open("rb") as stream:
+        broken.write_bytes(stream.read(1 << 20))
     broken.chmod(0o755)
     with window([broken], ready.environment(DISPLAY=":0")) as opened:
         opened.wait_for("Press Enter to close this window")
@@ -331,7 +332,9 @@ def test_completion(ready: Place) -> None:
         opened.wait_for("> /export")
         opened.type(CONTROL_C)
         opened.wait(lambda: at_prompt(opened), "empty line")
-        opened.type("/set temp\t")
+        opened.type("/set temp")
+        opened.wait_for("0 always takes the most likely token")
+        opened.type("\t")
         opened.wait_for("> /set temperature")
         opened.type(CONTROL_C)
         leave(opened)
@@ -353,8 +356,10 @@ def test_history_is_kept_for_the_next_chat(ready: Place, tmp_path: Path) -> None
         leave(opened)
     with chatting(ready, "--no-history", "--max-tokens", "3", XDG_DATA_HOME=data) as opened:
         ask(opened, "second thing", "second thing")
-        opened.type(f"{ESCAPE}[A")
-        leave(opened) if at_prompt(opened) else opened.close()
+        opened.type(f"{ESCAPE}[A{ESCAPE}[A")
+        opened.wait(lambda: opened.text.endswith("> second thing"), "only what was typed here")
+        opened.type(CONTROL_C)
+        leave(opened)
     assert file.read_text() == '"first thing"\n'
 
 
@@ -383,7 +388,7 @@ def test_dumb_terminal_takes_long_lines(ready: Place) -> None:
     """The kernel's own editing would cut them after 4,095 bytes."""
     line = "x" * 9000
     with chatting(ready, "--max-tokens", "3", TERM="dumb") as opened:
-        opened.wait_for("> ")
+        opened.wait(lambda: opened.text.endswith("\n>"), "prompt")
         for start in range(0, len(line), 1000):
             opened.type(line[start : start + 1000])
             opened.pump(0.05)

@@ -45,7 +45,9 @@ class Editor:
         """`state` is shown at the right end of the line while it is not empty. `on_trouble` is
         told, once, when the history can't be kept."""
         self._prompt = prompt
-        self._placeholder = self._usual_placeholder = look.placeholder
+        self._look = look
+        self._remark = ""
+        """What an empty line shows instead of the usual."""
         self._state = state
         self._input, self._output = _streams(terminal)
         self._session: PromptSession[str] = PromptSession(
@@ -80,7 +82,7 @@ class Editor:
 
         Raises what `fail` was given meanwhile.
         """
-        self._placeholder = self._usual_placeholder
+        self._remark = ""
         try:
             return self._session.prompt(default=default)
         except EOFError:
@@ -104,7 +106,10 @@ class Editor:
         return [("class:state", state)]
 
     def _hint(self) -> StyleAndTextTuples:
-        return [("class:hint", self._placeholder)]
+        if get_app().is_done:
+            return []
+        usual = self._look.placeholder(self._output.get_size().columns)
+        return [("class:hint", self._remark or usual)]
 
     def _bindings(self) -> KeyBindings:
         bindings = KeyBindings()
@@ -133,12 +138,11 @@ class Editor:
         def _empty(event: KeyPressEvent) -> None:
             buffer: Buffer = event.current_buffer
             if not buffer.text:
-                self._placeholder = _LEAVE_HINT
+                self._remark = _LEAVE_HINT
             buffer.reset()
 
         @bindings.add("c-d", filter=Condition(_is_empty))
         def _leave(event: KeyPressEvent) -> None:
-            self._placeholder = ""
             event.app.exit(exception=EOFError)
 
         @bindings.add(Keys.SIGINT)

@@ -11,6 +11,7 @@ from runtime_stub.chat.listing import laid_out
 from runtime_stub.chat.terminal import Terminal
 
 _BOLD, _DIM, _NORMAL = "\x1b[1m", "\x1b[90m", "\x1b[m"
+_NARROW = 60
 _CUBE = (0, 95, 135, 175, 215, 255)
 """Levels of red, green and blue that terminals with 256 colours have."""
 
@@ -42,9 +43,10 @@ class Look:
     def title(self) -> str:
         return f"{self.icon} {self.name}" if self.icon else self.name
 
-    @property
-    def placeholder(self) -> str:
-        """What an empty line shows."""
+    def placeholder(self, width: int) -> str:
+        """What an empty line of so many columns shows."""
+        if width < _NARROW:
+            return "Ask anything, or /help"
         tab = ", Tab shows questions" if self.starters else ""
         return f"Ask anything{tab}, /help lists commands"
 
