@@ -117,6 +117,8 @@ class Keyboard:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        with contextlib.suppress(OSError):
+            self._stdout.flush()
         self._restore()
 
     def signals(self, on: bool) -> None:
@@ -200,7 +202,9 @@ class Keyboard:
 
     def _restore(self) -> None:
         if self._marks_paste:
-            self._write(_PASTE_OFF)
+            # Past the stream: a signal may have come in the middle of its writing.
+            with contextlib.suppress(OSError):
+                os.write(self._stdout.fileno(), _PASTE_OFF.encode())
         if self._before is not None:
             import termios
 
