@@ -42,10 +42,13 @@ class Results:
         """All values of a program."""
         return spread(self.values[measure][program])
 
-    def ratio(self, measure: Measure, program: str, to: str) -> Spread:
+    def ratio(self, measure: Measure, program: str, to: str) -> Spread | None:
         """A program's values divided by those of another in the same rounds: what disturbs
-        the machine for a while disturbs both."""
-        ours, theirs = self.values[measure][program], self.values[measure][to]
+        the machine for a while disturbs both. None where the other has nothing, or 0."""
+        programs = self.values[measure]
+        ours, theirs = programs.get(program), programs.get(to)
+        if not ours or not theirs or 0 in theirs:
+            return None
         return spread([a / b for a, b in zip(ours, theirs, strict=False)])
 
 

@@ -45,9 +45,8 @@ def _table(section: Section) -> list[str]:
 
 def _ratio(section: Section, measure: Measure, name: str) -> str:
     ours = section.counterparts.get(name, name)
-    if ours == name or ours not in section.results.values[measure]:
-        return ""
-    return "× " + _shown(section.results.ratio(measure, ours, name), digits=2)
+    ratio = None if ours == name else section.results.ratio(measure, ours, name)
+    return "" if ratio is None else "× " + _shown(ratio, digits=2)
 
 
 def _shown(found: Spread, digits: int | None = None) -> str:
@@ -79,12 +78,9 @@ def _measures(section: Section) -> list[dict[str, object]]:
         rows = []
         for name, values in programs.items():
             ours = section.counterparts.get(name, name)
-            ratio = (
-                asdict(section.results.ratio(measure, ours, name))
-                if ours != name and ours in programs
-                else None
-            )
+            ratio = None if ours == name else section.results.ratio(measure, ours, name)
             spread = asdict(section.results.spread(measure, name))
-            rows.append({"program": name, "values": values, **spread, "ratio": ratio})
+            row = {"program": name, "values": values, **spread}
+            rows.append({**row, "ratio": None if ratio is None else asdict(ratio)})
         found.append({**asdict(measure), "programs": rows})
     return found
