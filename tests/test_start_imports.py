@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from running_pack import sample_pack
 
 PACKAGES = {"click", "platformdirs", "runtime_stub", "tomli", "typing_extensions"}
 ASK = PACKAGES | {"jinja2", "llama_cpp", "markupsafe"}
@@ -40,7 +41,7 @@ finally:
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     """The runtime out of the checkout, started as the launcher of the sample pack would."""
-    pack = Path(os.environ["SATCHEL_SAMPLE_PACK"]).resolve()
+    pack = sample_pack().resolve()
     folder.mkdir(mode=0o700)
     descriptors = [os.open(pack, os.O_RDONLY), os.open(folder, os.O_RDONLY)]
     environment = {
