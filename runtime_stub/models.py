@@ -15,7 +15,7 @@ from runtime_stub.errors import FormatError, InputError
 from runtime_stub.extract import Progress, extract_model
 from runtime_stub.locks import use
 from runtime_stub.manifest import RAW, Entry
-from runtime_stub.recipe import AdapterRecipe, ModelRecipe, Recipe
+from runtime_stub.recipe import ModelRecipe, Recipe
 
 BASE = "base"
 """What stands for a model without adapters, after its name."""
@@ -108,23 +108,56 @@ def model_source(
             os.close(descriptor)  # somebody cleared the cache just now
 
 
-def adapter_sources(
+@dataclass(frozen=True)
+class Sources:
+    """Where a model lies, and what belongs to it."""
+
+    model: ModelSource
+    adapters: tuple[AdapterSource, ...]
+    warm: tuple[ModelSource, ...]
+
+
+def find_sources(
     bundle: Bundle,
-    adapters: tuple[AdapterRecipe, ...],
+    model: PackedModel,
     *,
     on_start: Callable[[int], Progress],
     on_wait: Callable[[], None],
-) -> tuple[AdapterSource, ...]:
-    """Where to read adapters from, as for `model_source`."""
-    return tuple(
-        AdapterSource(
-            adapter.name,
-            model_source(bundle, bundle.entry(adapter.entry), on_start=on_start, on_wait=on_wait),
-            adapter.scale,
-            adapter.apply == "always",
-        )
-        for adapter in adapters
+) -> Sources:
+    """Where to read a model, its adapters and its warm prompts from, as for `model_source`."""
+
+    def source(entry: Entry) -> ModelSource:
+        return model_source(bundle, entry, on_start=on_start, on_wait=on_wait)
+
+    return Sources(
+        source(model.entry),
+        tuple(
+            AdapterSource(
+                adapter.name,
+                source(bundle.entry(adapter.entry)),
+                adapter.scale,
+                adapter.apply == "always",
+            )
+            for adapter in model.recipe.adapters
+        ),
+        warm_sources(bundle, model),
     )
+
+
+def as_fractions(on_progress: Callable[[float], None]) -> Callable[[int], Progress]:
+    """An `on_start` that tells how far it is, from 0 to 1."""
+
+    def on_start(size: int) -> Progress:
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            on_progress(done / size)
+
+        return count
+
+    return on_start
 
 
 def warm_sources(bundle: Bundle, model: PackedModel) -> tuple[ModelSource, ...]:

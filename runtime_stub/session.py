@@ -19,8 +19,8 @@ from runtime_stub.recipe import SAMPLING, ModelRecipe, Recipe
 from runtime_stub.settings import check_value
 
 if TYPE_CHECKING:
-    from runtime_stub.engine.messages import AdapterSource, EngineSettings, ModelSource, Request
-    from runtime_stub.models import PackedModel
+    from runtime_stub.engine.messages import EngineSettings, Request
+    from runtime_stub.models import PackedModel, Sources
 
 
 @dataclass(frozen=True)
@@ -120,19 +120,10 @@ def engine_settings(
     )
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where a model lies, and what belongs to it."""
-
-    model: ModelSource
-    adapters: tuple[AdapterSource, ...]
-    warm: tuple[ModelSource, ...]
-
-
 def find_model(session: Session, model: PackedModel) -> Sources:
     """Where the model and its adapters lie, once they are extracted if the pack holds them
     compressed."""
-    from runtime_stub.models import adapter_sources, model_source, warm_sources
+    from runtime_stub.models import find_sources
 
     def on_wait() -> None:
         click.echo("Waiting for another start to finish extracting the model.", err=True)
@@ -140,11 +131,7 @@ def find_model(session: Session, model: PackedModel) -> Sources:
     with ExitStack() as bars:
 
         def on_start(size: int) -> Callable[[int], None]:
+            bars.close()  # that of the file before
             return bars.enter_context(progress("First start: extracting the model", size))
 
-        source = model_source(session.bundle, model.entry, on_start=on_start, on_wait=on_wait)
-    with ExitStack() as bars:
-        adapters = adapter_sources(
-            session.bundle, model.recipe.adapters, on_start=on_start, on_wait=on_wait
-        )
-    return Sources(source, adapters, warm_sources(session.bundle, model))
+        return find_sources(session.bundle, model, on_start=on_start, on_wait=on_wait)

@@ -10,7 +10,14 @@ from runtime_stub.bundle import Bundle
 from runtime_stub.chat.background import BackgroundEngine, OnProgress
 from runtime_stub.engine.interface import AnyEngine
 from runtime_stub.engine.messages import EngineSettings, Request
-from runtime_stub.models import Adapters, PackedModel, adapted_names, choose
+from runtime_stub.models import (
+    Adapters,
+    PackedModel,
+    adapted_names,
+    as_fractions,
+    choose,
+    find_sources,
+)
 
 
 @dataclass(frozen=True)
@@ -80,26 +87,14 @@ class PackModels:
     def _load(self, model: PackedModel, settings: EngineSettings) -> BackgroundEngine:
         def make(on_progress: OnProgress) -> AnyEngine:
             from runtime_stub.engine.engine import Engine
-            from runtime_stub.models import adapter_sources, model_source, warm_sources
 
-            def on_start(size: int) -> Callable[[int], None]:
-                done = 0
-
-                def count(more: int) -> None:
-                    nonlocal done
-                    done += more
-                    on_progress(done / size)
-
-                return count
-
-            def on_wait() -> None:
-                on_progress(0.0)
-
-            source = model_source(self._bundle, model.entry, on_start=on_start, on_wait=on_wait)
-            adapters = adapter_sources(
-                self._bundle, model.recipe.adapters, on_start=on_start, on_wait=on_wait
+            found = find_sources(
+                self._bundle,
+                model,
+                on_start=as_fractions(on_progress),
+                on_wait=lambda: on_progress(0.0),
             )
             on_progress(1.0)
-            return Engine(source, settings, adapters, warm_sources(self._bundle, model))
+            return Engine(found.model, settings, found.adapters, found.warm)
 
         return BackgroundEngine(make)

@@ -295,32 +295,13 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
 
     def load(start: Start, on_progress: Callable[[float], None]) -> Engine:
         from runtime_stub.engine.engine import Engine
+        from runtime_stub.models import as_fractions, choose, find_sources, packed_models
 
-        def on_start(size: int) -> Callable[[int], None]:
-            done = 0
-
-            def count(more: int) -> None:
-                nonlocal done
-                done += more
-                on_progress(done / size)
-
-            return count
-
-        from runtime_stub.models import (
-            adapter_sources,
-            choose,
-            model_source,
-            packed_models,
-            warm_sources,
+        model, _ = choose(packed_models(session.bundle, session.recipe), start.model)
+        found = find_sources(
+            session.bundle, model, on_start=as_fractions(on_progress), on_wait=lambda: None
         )
-
-        bundle = session.bundle
-        model, _ = choose(packed_models(bundle, session.recipe), start.model)
-        source = model_source(bundle, model.entry, on_start=on_start, on_wait=lambda: None)
-        adapters = adapter_sources(
-            bundle, model.recipe.adapters, on_start=on_start, on_wait=lambda: None
-        )
-        return Engine(source, start.settings, adapters, warm_sources(bundle, model))
+        return Engine(found.model, start.settings, found.adapters, found.warm)
 
     try:
         os.set_inheritable(descriptor, False)
