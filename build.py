@@ -37,7 +37,7 @@ BUILD = ROOT / "build"
 DIST = ROOT / "dist"
 SAMPLE_PACK = DIST / "smollm2"
 SAMPLE_RECIPE = ROOT / "templates" / "smollm2.toml"
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the name of the capital of France?"
 
 # Every x86 level from plain x86-64 up, chosen between when the program starts.
 CMAKE_OPTIONS = (

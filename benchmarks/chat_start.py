@@ -24,7 +24,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-ASK = ["ask", "What is the capital of France?", "--temperature", "0", "--max-tokens", "1"]
+ASK = [
+    "ask",
+    "What is the name of the capital of France?",
+    "--temperature",
+    "0",
+    "--max-tokens",
+    "1",
+]
 EDITOR = b"Ask anything"
 """What the editor shows in an empty line, and nothing else does."""
 

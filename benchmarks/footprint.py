@@ -17,7 +17,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-PROMPT = ["ask", "What is the capital of France?", "--temperature", "0", "--context", "2048"]
+PROMPT = [
+    "ask",
+    "What is the name of the capital of France?",
+    "--temperature",
+    "0",
+    "--context",
+    "2048",
+]
 
 
 def main() -> None:

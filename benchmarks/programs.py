@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.rivals import PROGRAM
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the name of the capital of France?"
 _STOP_SECONDS = 10
 _ANSWER_TOKENS = 8
 _START_CONTEXT = 2048

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the name of the capital of France?"
+"""The first token of the sample model's answer is five times as likely as the next best, and all
+others are clearer. ("What is the capital of France?" begins with "The" or "La" by a tenth of that,
+and which of them depends on what was computed in the same batch.)"""
 ASK = ("ask", QUESTION, "--temperature", "0")
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 

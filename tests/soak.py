@@ -25,7 +25,7 @@ from pathlib import Path
 
 import httpx
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the name of the capital of France?"
 LONGEST = 90.0
 """Seconds that any one step may take on a busy machine."""
 NONSENSE = (

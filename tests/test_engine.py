@@ -38,7 +38,7 @@ from runtime_stub.errors import EngineError
 
 __all__ = ["sample_engine", "sample_model", "sample_source"]
 
-FRANCE = "What is the capital of France?"
+FRANCE = "What is the name of the capital of France?"
 STORY = "Tell me a very long story about a dog."
 
 

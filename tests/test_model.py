@@ -81,7 +81,9 @@ def answer(path: Path, offset: int, length: int) -> str:
         engine = Engine(
             ModelSource(stream.fileno(), offset, length), EngineSettings(context=256, threads=1)
         )
-        events = list(engine.answer(ask("What is the capital of France?", sampling=GREEDY)))
+        events = list(
+            engine.answer(ask("What is the name of the capital of France?", sampling=GREEDY))
+        )
         assert stream.tell() == 0, "the position belongs to the caller"
         engine.close()
         return text_of(events)

@@ -93,7 +93,7 @@ def test_real_pack(tmp_path: Path) -> None:
         assert ("tokens are read; that adds" in said.stderr) == (name == "warm")
         (tmp_path / f"home-{name}").mkdir()
         found = place(tmp_path / f"home-{name}", source=pack)
-        question = ("What is the capital of France?", "--temperature", "0", "--json")
+        question = ("What is the name of the capital of France?", "--temperature", "0", "--json")
         answers[name] = json.loads(found.run("ask", *question).stdout)
         if name == "warm":
             assert "tokens of prompt are read already" in found.run("info").stdout

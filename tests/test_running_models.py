@@ -47,7 +47,7 @@ name = "blue"
 file = "blue.gguf"
 apply = "always"
 """
-CAPITAL = "What is the capital of France?"
+CAPITAL = "What is the name of the capital of France?"
 
 
 @pytest.fixture(scope="module")

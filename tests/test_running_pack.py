@@ -86,7 +86,7 @@ def test_piped_text_is_answered(ready: Place) -> None:
     assert (
         "Paris"
         in ready.run(
-            "ask", "What is the", "-", "--temperature", "0", given="capital of France?"
+            "ask", "What is the name of", "-", "--temperature", "0", given="the capital of France?"
         ).stdout
     )
 

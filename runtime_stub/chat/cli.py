@@ -49,7 +49,7 @@ def ask(session: Session, /, prompt: tuple[str, ...], as_json: bool, **options: 
 
     \b
     Examples:
-      ./assistant ask "What is the capital of France?"
+      ./assistant ask "What is the name of the capital of France?"
       ./assistant ask "Summarise this:" - < report.txt
       echo "Name three colours." | ./assistant
     """

@@ -3,7 +3,7 @@
 export const address = process.env.SATCHEL_ADDRESS;
 export const key = process.env.SATCHEL_KEY;
 export const system = "You are a helpful assistant.";
-export const question = "What is the capital of France?";
+export const question = "What is the name of the capital of France?";
 export const user = { role: "user", content: question };
 export const messages = [{ role: "system", content: system }, user];
 export const askWeather = { role: "user", content: "What is the weather in Paris?" };
