@@ -2,9 +2,10 @@
 
     python benchmarks/gaps.py dist/smollm2 [--tokens 2000] [--repeat 5] [--json]
 
-For each repetition: the gaps between tokens of a stream that is alone, then those of the same
-stream from the moment at which the prompt is sent until its answer begins. Gaps are what a client
-sees. The machine's own noise shows in the worst gap of the stream alone.
+For each repetition: the gaps between tokens of a stream that is alone, those of the same stream
+from the moment at which the prompt is sent until its answer begins, and those of the stream alone
+again. What is usual is the median of both times alone: answers become slower as they grow longer.
+Gaps are what a client sees. The machine's own noise shows in the worst gap of the stream alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 import httpx
 
 ALONE = 80
-"""Tokens of the stream before the prompt is sent."""
+"""Tokens of the stream before the prompt is sent, and after its answer."""
 SETTLE = 15
 """The first of them, which are not measured."""
 CHAT = "/v1/chat/completions"
@@ -103,10 +104,13 @@ def measure(address: str, tokens: int, seed: int) -> Gaps:
     ended = time.monotonic()
     assert reply.status_code == 200, reply.text
     assert reply.json()["usage"]["prompt_tokens"] >= tokens
+    enough = len(times) + ALONE
+    while len(times) < enough and stream.is_alive():
+        time.sleep(0.01)
     over.set()
     stream.join()
     pairs = list(itertools.pairwise(times))
-    alone = [after - before for before, after in pairs[SETTLE:] if after < begun]
+    alone = [after - before for before, after in pairs[SETTLE:] if after < begun or before > ended]
     # The gap in which the prompt came, and the one in which it was done, belong to it.
     during = [after - before for before, after in pairs if after > begun and before < ended]
     return Gaps(

@@ -25,6 +25,7 @@ from runtime_stub.engine.messages import (
     Sampling,
     Text,
 )
+from runtime_stub.engine.pace import Pace
 
 
 class TestGuess:
@@ -231,3 +232,26 @@ def test_models_that_forget_are_left_alone(tmp_path: Path, guessed: list[int]) -
         with running(kind(tmp_path / "model.gguf"), drafts=True) as engine:
             list(engine.answer(REQUESTS["long"]))
     assert guessed == []
+
+
+def test_no_guesses_while_a_prompt_is_read(
+    model: Path, guessed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a first token is not to wait for what may be wrong."""
+    steps: list[tuple[int, int]] = []
+    note = Pace.note
+
+    def watch(self: Pace, generated: int, read: int, seconds: float, count: int = 0) -> None:
+        if generated:
+            steps.append((read, count))
+        note(self, generated, read, seconds, count)
+
+    monkeypatch.setattr(Pace, "note", watch)
+    with running(model, drafts=True) as engine:
+        answer = engine.answer(REQUESTS["to the end of the context"])
+        next(answer)
+        list(engine.answer(Request(text="#" + PROMPT * 2, max_tokens=1, sampling=ALWAYS_GOES_ON)))
+        list(answer)
+    assert any(read for read, _ in steps)
+    assert any(count for _, count in steps)
+    assert not any(read and count for read, count in steps)

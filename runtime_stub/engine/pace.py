@@ -6,10 +6,13 @@ _WEIGHT = 0.2
 """Of the newest measurement in the running averages."""
 _SMALL_COSTS_MORE = 2.0
 """How much more a prompt token may cost in a small batch than in a full one."""
-_STRETCH, _LONGEST_STRETCH = 1.2, 4.0
+_STRETCH, _LONGEST_STRETCH = 1.4, 4.0
 """By how much of itself a step of generating may be lengthened for a prompt, and for many."""
 _LIMIT = 1.9
 """What _STRETCH must not become by way of rounding."""
+_LOOK_AGAIN = 12
+"""Steps that read beside answers, after which one only answers: answers become dearer as they grow,
+and what they cost is what all this is measured by."""
 _SHRINK, _GROW = 0.4, 1.25
 """By which factor a chunk may change from one step to the next: what is too long is felt at
 once, what is too short costs little."""
@@ -31,10 +34,11 @@ class Pace:
         """Tokens of prompt that lengthen a step by _STRETCH; None while unknown."""
         self._stretch = _STRETCH
         """By how much the running step may be lengthened."""
+        self._since_look = 0
         self._per_guess: float | None = None
 
     def chunk(self, room: int, answered: int, reading: int) -> int:
-        """Tokens of prompt to read in a step that also generates, at most `room`.
+        """Tokens of prompt to read in a step that also generates, at most `room`; now and then none.
 
         Where more requests are still being read than answered, they get their share of the
         time: those who wait for a first token are not to pay for those who came just before.
@@ -44,6 +48,10 @@ class Pace:
             if self._generating is not None and self._per_token is not None:
                 likely = self._generating / (_SMALL_COSTS_MORE * self._per_token)
                 self._chunk = max(1.0, _STRETCH * likely)
+        self._since_look += 1
+        if self._since_look > _LOOK_AGAIN:
+            self._since_look = 0
+            return 0
         self._stretch = min(max(_STRETCH, reading / answered), _LONGEST_STRETCH)
         return max(1, min(room, int(self._chunk * self._stretch / _STRETCH)))
 

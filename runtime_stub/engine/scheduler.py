@@ -214,12 +214,13 @@ class Scheduler:
             slot.guess = []
         # One batch is computed with one set of adapters.
         slots = self._turns.next([slot for slot in self._slots if slot.job is not None])
+        readers = sorted((slot for slot in slots if slot.reads), key=lambda s: s.started)
         for slot in slots:
             if slot.next_token is not None:
                 slot.output_index = self._feed(slot, slot.next_token, output=True)
-                self._feed_guess(slot, len(slots) - 1)
                 generated += 1
-        readers = sorted((slot for slot in slots if slot.reads), key=lambda s: s.started)
+                if not readers:  # the time is theirs: they wait for a first token
+                    self._feed_guess(slot, len(slots) - 1)
         room = self._context.room
         if generated and readers:
             room = self._pace.chunk(room, generated, len(readers))
