@@ -103,6 +103,8 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     for key in ("system", "context", "max_tokens", "sampling", "server"):
         if key in recipe:
             yield f"  {key:<10} {recipe[key]}"
+    if document["kind"] == "pack":
+        yield f"  drafts     {_drafts_text(recipe)}"
     for model in recipe.get("models", ()):
         yield f"  serves     {model['name']} (entry {model.get('entry', 'model')})"
         yield from _adapter_lines(model)
@@ -122,6 +124,12 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     for entry in document["entries"]:
         how = "" if entry["codec"] == RAW else f" ({entry['codec']})"
         yield f"    {entry['name']:<22} {bytes_text(entry['length']):>10}{how}"
+
+
+def _drafts_text(recipe: dict[str, Any]) -> str:
+    if recipe.get("drafts") is False:
+        return "off"
+    return "on: what a text repeats is guessed ahead (--no-drafts turns it off)"
 
 
 def _adapter_lines(recipe: dict[str, Any]) -> Iterator[str]:

@@ -58,6 +58,7 @@ TOP: dict[str, Setting] = {
     "template": Setting(str, "Jinja chat template, instead of the model's own"),
     "context": Setting(int, "context in tokens, instead of what the machine allows", 64, 2**31 - 1),
     "max_tokens": Setting(int, "longest answer in tokens", 1, 2**31 - 1),
+    "drafts": Setting(bool, "whether tokens are guessed ahead where that saves time"),
     "signed_by": Setting(str, "public key that must have signed the pack, or it does not start"),
 }
 
@@ -66,7 +67,7 @@ _NAME_FORM = "a name without spaces and : @ / \\"
 
 MODEL: dict[str, Setting] = {
     "name": Setting(str, "what requests call it", pattern=_NAME, form=_NAME_FORM),
-    **{key: TOP[key] for key in ("system", "template", "context", "max_tokens")},
+    **{key: TOP[key] for key in ("system", "template", "context", "max_tokens", "drafts")},
 }
 """One of several models. What it leaves open is as the recipe says for all."""
 
@@ -138,6 +139,7 @@ class ModelRecipe:
     template: str | None = None
     context: int | None = None
     max_tokens: int | None = None
+    drafts: bool | None = None
     sampling: Mapping[str, float | int] = field(default_factory=dict)
     adapters: tuple[AdapterRecipe, ...] = ()
     entry: str = "model"
@@ -154,6 +156,7 @@ class Recipe:
     template: str | None = None
     context: int | None = None
     max_tokens: int | None = None
+    drafts: bool | None = None
     signed_by: str | None = None
     sampling: Mapping[str, float | int] = field(default_factory=dict)
     server: Mapping[str, str | int] = field(default_factory=dict)
@@ -181,6 +184,7 @@ class Recipe:
             template=self.template,
             context=self.context,
             max_tokens=self.max_tokens,
+            drafts=self.drafts,
             sampling=self.sampling,
             adapters=self.adapters,
         )
@@ -193,6 +197,7 @@ class Recipe:
                 template=common.template if model.template is None else model.template,
                 context=model.context or common.context,
                 max_tokens=model.max_tokens or common.max_tokens,
+                drafts=common.drafts if model.drafts is None else model.drafts,
                 sampling={**common.sampling, **model.sampling},
             )
             for model in self.models

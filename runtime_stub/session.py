@@ -53,6 +53,12 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, in tokens."),
         click.option("--context", type=click.IntRange(64), help="Context, in tokens."),
         click.option("--threads", type=click.IntRange(1, 512), help="Threads to compute with."),
+        click.option(
+            "--drafts/--no-drafts",
+            default=None,
+            help="Guess tokens ahead where that saves time; every answer stays the model's own.  "
+            "[default: as the pack's maker chose, or on]",
+        ),
     ]
     for name, setting in SAMPLING.items():
         options.append(
@@ -112,8 +118,10 @@ def engine_settings(
     """How to run the engine: the recipe's settings under the options."""
     from runtime_stub.engine.messages import EngineSettings
 
+    drafts = model.drafts if options["drafts"] is None else options["drafts"]
     return EngineSettings(
         context=context,
+        drafts=drafts is not False,
         threads=options["threads"] or 0,
         template=model.template,
         **{name: options[name] for name in ("parallel", "queue", "timeout") if name in options},

@@ -76,6 +76,14 @@ class TestLines:
             "  adapter    sh, unless a request says no",
         ]
 
+    @pytest.mark.parametrize("choice", [None, True, False])
+    def test_drafts(
+        self, choice: bool | None, small_model: Path, out: Path, small_stub: Stub
+    ) -> None:
+        recipe: dict[str, Any] = {} if choice is None else {"drafts": choice}
+        text = "\n".join(lines(describe(s.pack(small_model, out / "c", small_stub, **recipe).path)))
+        assert ("  drafts     off" in text) is (choice is False)
+
     def test_pack(self, pack: Path) -> None:
         text = "\n".join(lines(describe(pack)))
         for part in (

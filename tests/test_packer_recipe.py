@@ -18,7 +18,7 @@ from packer.recipe import (
     text_or_file,
 )
 from runtime_stub.errors import InputError, RecipeError, SatchelError
-from runtime_stub.recipe import AdapterRecipe, ModelRecipe, Recipe
+from runtime_stub.recipe import AdapterRecipe, ModelRecipe, Recipe, recipe_from
 
 FULL = """
 model = "models/tiny.gguf"
@@ -162,6 +162,14 @@ def test_several_models(path: Path) -> None:
         sampling={"temperature": 0.0},
         adapters=(AdapterRecipe("sql"), AdapterRecipe("shell", 0.5, "always")),
     )
+
+
+def test_guessing_is_decided_for_all_models_or_for_one(path: Path) -> None:
+    text = 'drafts = false\n[[models]]\nfile = "a.gguf"\n[[models]]\nfile = "b.gguf"\n'
+    packing = make_recipe(read_recipe(written(path, f"{text}drafts = true")), "here")
+    assert [model.drafts for model in packing.recipe.each_model()] == [False, True]
+    travelled = recipe_from(packing.recipe.document(), "the pack")
+    assert [model.drafts for model in travelled.each_model()] == [False, True]
 
 
 def test_adapters_of_the_only_model(path: Path) -> None:

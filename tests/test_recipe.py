@@ -104,12 +104,14 @@ class TestEverySetting:
         if setting.kind is list:
             wrong = [*(item for item in wrong if item != []), "text", [1], [None], ["a", []]]
         wrong += [1.0] if setting.kind is int else []
+        if setting.kind is bool:
+            wrong = [item for item in wrong if not isinstance(item, bool)] + [0, 1]
         for value in wrong:
             with pytest.raises(RecipeError, match=f"{path} must be "):
                 recipe_from(document(path, value), "here")
 
     def test_bounds(self, path: str, key: str, setting: Setting) -> None:
-        if setting.kind in (str, list):
+        if setting.kind in (str, list, bool):
             return
         assert setting.minimum is not None
         assert setting.maximum is not None

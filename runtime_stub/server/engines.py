@@ -46,7 +46,7 @@ def start_engines(
     engines = []
     for model in models:
         recipe = model.recipe
-        key = (recipe.entry, recipe.template, recipe.context, recipe.adapters)
+        key = (recipe.entry, recipe.template, recipe.context, recipe.adapters, recipe.drafts)
         if key not in made:
             stay = Stay(residence, need(model), keeping.lazy or bool(made), keeping.idle)
             name = model.name
