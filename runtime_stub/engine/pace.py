@@ -38,7 +38,7 @@ class Pace:
         self._per_guess: float | None = None
 
     def chunk(self, room: int, answered: int, reading: int) -> int:
-        """Tokens of prompt to read in a step that also generates, at most `room`; now and then none.
+        """Tokens of prompt to read in a step that also generates, at most `room`; sometimes none.
 
         Where more requests are still being read than answered, they get their share of the
         time: those who wait for a first token are not to pay for those who came just before.
