@@ -19,7 +19,7 @@ from packer.output import OutputFile, check_destination
 from runtime_stub import __version__
 from runtime_stub.console import bytes_text, echo_json, printable, progress, run
 from runtime_stub.errors import InputError, OutputError, RecipeError
-from runtime_stub.recipe import MODES, PACKING, SAMPLING, TOP
+from runtime_stub.recipe import ENGINE, MODES, PACKING, SAMPLING, TOP
 
 if TYPE_CHECKING:
     from packer.pack import PackedPart, Plan, Warm
@@ -84,6 +84,11 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--system", metavar="TEXT|@FILE", help="System prompt.")
 @click.option("--context", type=int, help="Context in tokens.  [default: what the machine allows]")
 @click.option("--max-tokens", type=int, help="Longest answer in tokens.")
+@click.option(
+    "--kv",
+    type=click.Choice(ENGINE["kv"].choices),
+    help="How to keep what was read: q8_0 takes half the memory of f16.  [default: f16]",
+)
 @click.option(
     "--storage",
     type=click.Choice(PACKING["storage"].choices),
@@ -249,6 +254,9 @@ def _recipe_values(
             {"file": file} if not named else {"name": name, "file": file}
             for name, named, file in (_split_name(text) for text in adapters)
         ]
+    engine = {key: said.pop(key) for key in ENGINE if key in said}
+    if engine:
+        said["engine"] = engine
     sampling = {key: said.pop(key) for key in SAMPLING if key in said}
     if sampling:
         said["sampling"] = sampling

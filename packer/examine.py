@@ -26,6 +26,7 @@ from packer.memory import (
 )
 from packer.merge import MergePlan, plan
 from packer.tensor_types import TENSOR_TYPES, TensorType
+from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.errors import FormatError, UnsupportedError
 
 MAX_LAYERS = 512
@@ -137,7 +138,9 @@ class Examination:
     notes: tuple[str, ...]
     """What a person should know before packing it: plain sentences."""
 
-    def memory_needed(self, context: int, *, flash_attention: bool = True) -> int:
+    def memory_needed(
+        self, context: int, *, flash_attention: bool = True, kv: str = DEFAULT_KV
+    ) -> int:
         """Bytes of memory to run with `context` tokens, estimated from above as `packer.memory`
         says. Repacked weights, which some CPUs use, may take up to `weights` once more."""
         compute = compute_buffer(
@@ -148,7 +151,7 @@ class Examination:
             context=context,
             flash_attention=flash_attention,
         )
-        return self.weights + self.cache.bytes_for(context) + compute
+        return self.weights + self.cache.bytes_for(context, kv) + compute
 
 
 def examine(

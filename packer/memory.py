@@ -2,7 +2,7 @@
 
 weights + cache + compute buffer, where the cache is per layer that has one
 
-    heads_kv × (key_length + value_length) × tokens × 2 bytes (f16)
+    heads_kv × (key_length + value_length) × tokens × 2 bytes (f16; 17/16 with kv q8_0)
 
 with tokens = context, or window + 512 for a layer with a window; recurrent layers have a fixed
 state instead. The compute buffer is
@@ -19,6 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from packer.facts import Facts
+from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
+from runtime_stub.engine.kv import KV_TYPES
 
 # How often a layer attends to everything, where the file does not say: every nth one.
 _WINDOW_PERIODS = {
@@ -41,7 +43,7 @@ _HALF, _FLOAT = 2, 4  # bytes
 
 @dataclass(frozen=True)
 class CacheNeed:
-    """What a context costs. All in bytes, except `window`."""
+    """What a context costs. All in bytes, with keys and values in f16, except `window`."""
 
     per_token: int = 0
     """Of layers that attend to everything."""
@@ -52,9 +54,10 @@ class CacheNeed:
     state: int = 0
     """Of recurrent layers, whatever the context."""
 
-    def bytes_for(self, context: int) -> int:
+    def bytes_for(self, context: int, kv: str = DEFAULT_KV) -> int:
         windowed = min(context, self.window + _MICRO_BATCH)
-        return self.per_token * context + self.per_window_token * windowed + self.state
+        kept = self.per_token * context + self.per_window_token * windowed
+        return KV_TYPES[kv].bytes_of(kept // _HALF) + self.state
 
 
 def compute_buffer(

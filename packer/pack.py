@@ -22,7 +22,9 @@ from packer.template_check import check_template
 from packer.tensor_types import parse_tensor_types
 from packer.writer import ZSTD_LEVEL, BundleWriter
 from runtime_stub.bundle import sidecar_name
-from runtime_stub.errors import DamagedError, InputError, OutputError
+from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
+from runtime_stub.engine.kv import KV_TYPES
+from runtime_stub.errors import DamagedError, InputError, OutputError, RecipeError
 from runtime_stub.manifest import Entry
 from runtime_stub.recipe import ModelRecipe, Recipe
 from runtime_stub.verify import check_entry
@@ -163,7 +165,9 @@ class _Planner:
         if template:
             self.notes += check_template(template, recipe.system)
         check_length(recipe.system, recipe.context or model.context_length, model.paths)
-        metadata = model_metadata(model, recipe.context)
+        kv = recipe.engine.get("kv", DEFAULT_KV)
+        _check_kv(model, kv)
+        metadata = model_metadata(model, recipe.context, kv)
         part = self._add("model", model, files.path, files.storage, metadata)
         adapters = []
         for path, adapter in zip(files.adapters, recipe.adapters, strict=True):
@@ -277,8 +281,18 @@ def _packed(part: Part, entry: Entry) -> PackedPart:
     return PackedPart(part.name, part.kind, part.source.size, part.storage, sidecar)
 
 
-def model_metadata(model: Examination, context: int | None) -> dict[str, Any]:
-    """Facts about the model for the manifest; `context` is what the recipe asks for."""
+def _check_kv(model: Examination, kv: str) -> None:
+    block = KV_TYPES[kv].block
+    if model.key_length % block or model.value_length % block:
+        raise RecipeError(
+            f"{model.paths[0]}: its keys and values can't be kept as {kv}: that takes {block} "
+            f"numbers together, and its heads have {model.key_length}",
+            "Leave kv out, or take f16",
+        )
+
+
+def model_metadata(model: Examination, context: int | None, kv: str = DEFAULT_KV) -> dict[str, Any]:
+    """Facts about the model for the manifest; `context` and `kv` are what the recipe asks for."""
     context = context or min(MEMORY_CONTEXT, model.context_length or MEMORY_CONTEXT)
     return {
         "architecture": model.architecture,
@@ -290,8 +304,11 @@ def model_metadata(model: Examination, context: int | None) -> dict[str, Any]:
         "layers": model.layers,
         "vocabulary": model.vocabulary,
         "chat_template": model.has_chat_template,
-        "memory_needed": model.memory_needed(context),
+        "memory_needed": model.memory_needed(context, kv=kv),
         "memory_context": context,
+        "numbers_per_token": model.layers
+        * model.heads_kv
+        * (model.key_length + model.value_length),
         "parts": len(model.paths),
         "licence": dict(model.licence),
     }

@@ -8,15 +8,18 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from packer.merge import Range
 from packer.pack import Part, Plan, Warm
 from packer.stub import Stub, this_platform
 from runtime_stub.errors import InputError, StubError, UnsupportedError
-from runtime_stub.recipe import ModelRecipe
 
 COMMAND = "read-prompt"
 """The stub's own command for this."""
+
+_FIXED = ("kv", "flash_attention")
+"""Settings that the state of a model depends on."""
 
 Progress = Callable[[int, int], None]
 """Told how many tokens of how many have been read."""
@@ -34,20 +37,19 @@ def read_prompts(plan: Plan, progress: Progress) -> tuple[Warm, ...]:
             "Pack there, or without --warm",
         )
     parts = {part.name: part for part in plan.parts}
-    wanted: dict[tuple[str, str | None, str], ModelRecipe] = {}
+    wanted: list[tuple[str, dict[str, Any]]] = []
     for model in plan.recipe.each_model():
         entry = model.entry if plan.recipe.models else "model"
-        if model.system:
-            wanted[entry, model.template, model.system] = model
+        engine = {key: model.engine[key] for key in _FIXED if key in model.engine}
+        job = {"template": model.template, "system": model.system, "engine": engine}
+        if model.system and (entry, job) not in wanted:
+            wanted.append((entry, job))
     if not wanted:
         raise InputError("there is no system prompt to read", "Give one with --system")
-    return tuple(
-        _read(plan.stub, parts[entry], template, system, progress)
-        for entry, template, system in wanted
-    )
+    return tuple(_read(plan.stub, parts[entry], job, progress) for entry, job in wanted)
 
 
-def _read(stub: Stub, part: Part, template: str | None, system: str, progress: Progress) -> Warm:
+def _read(stub: Stub, part: Part, job: dict[str, Any], progress: Progress) -> Warm:
     with _source(part).open("rb") as model, tempfile.TemporaryFile() as result:
         process = subprocess.Popen(
             [stub.path, COMMAND, "--fd", str(model.fileno()), "--output-fd", str(result.fileno())],
@@ -62,7 +64,7 @@ def _read(stub: Stub, part: Part, template: str | None, system: str, progress: P
             if process.stdin is None or process.stdout is None or process.stderr is None:
                 raise StubError("the stub can't be talked to")
             with contextlib.suppress(BrokenPipeError):  # what went wrong is told below
-                json.dump({"template": template, "system": system}, process.stdin)
+                json.dump(job, process.stdin)
                 process.stdin.close()
             total = 0
             for line in process.stdout:
@@ -74,7 +76,8 @@ def _read(stub: Stub, part: Part, template: str | None, system: str, progress: P
             raise StubError(f"the stub could not read the prompt: {last}", "Pack without --warm")
         result.seek(0)
         data = result.read()
-    return Warm(data, part.name, {"tokens": total, "llama_cpp": stub.llama_commit})
+    metadata = {"tokens": total, "llama_cpp": stub.llama_commit, **job["engine"]}
+    return Warm(data, part.name, metadata)
 
 
 def _source(part: Part) -> Path:

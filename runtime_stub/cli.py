@@ -147,7 +147,7 @@ def read_prompt(descriptor: int, output: int) -> None:
     one descriptor, and write what it leaves in memory to the other."""
     import json
 
-    from runtime_stub.engine.messages import ModelSource
+    from runtime_stub.engine.messages import EngineSettings, ModelSource
     from runtime_stub.engine.warming import make_warm
 
     wanted = json.load(sys.stdin)
@@ -157,7 +157,8 @@ def read_prompt(descriptor: int, output: int) -> None:
         click.echo(f"{done} {total}")
         sys.stdout.flush()
 
-    data = make_warm(source, wanted["template"], wanted["system"], on_progress)
+    settings = EngineSettings(**wanted["engine"])
+    data = make_warm(source, wanted["template"], wanted["system"], on_progress, settings)
     with open(output, "wb", closefd=False) as file:
         file.write(data)
 
@@ -173,7 +174,7 @@ def info(session: Session, as_json: bool, probe: bool) -> None:
     if probe:
         show_reports(probe_commands(session), as_json=as_json)
         return
-    document = describe_pack(session.bundle, session.launch)
+    document = describe_pack(session.bundle, session.recipe, session.launch)
     if as_json:
         echo_json(document)
     else:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runtime_stub import forecast
 from runtime_stub.bundle import Bundle
 from runtime_stub.console import bytes_text
 from runtime_stub.environment import Launch
 from runtime_stub.manifest import RAW
+from runtime_stub.recipe import Recipe
 from runtime_stub.signature import Verify, key_text, signer
 
 _NOT_SET = ("", "0", "f", "false", "n", "no", "off")
@@ -58,14 +60,17 @@ def describe_bundle(bundle: Bundle, verify: Verify) -> dict[str, Any]:
     }
 
 
-def describe_pack(bundle: Bundle, launch: Launch) -> dict[str, Any]:
+def describe_pack(bundle: Bundle, recipe: Recipe, launch: Launch) -> dict[str, Any]:
     """The bundle, and how it runs on this machine."""
     from runtime_stub.confinement.confine import possible, turned_off
     from runtime_stub.engine.hardware import read_hardware
     from runtime_stub.engine.library import cpu_variant
+    from runtime_stub.models import packed_models
     from runtime_stub.openssl import verify_ed25519
 
     hardware = read_hardware()
+    models = packed_models(bundle, recipe) if bundle.of_kind("model") else ()
+    forecasts = [forecast.forecast(model, hardware) for model in models]
     off = launch.host_environment.get("SATCHEL_NO_SANDBOX", "").lower() not in _NOT_SET
     confinement = turned_off() if off else possible()
     return {
@@ -78,6 +83,7 @@ def describe_pack(bundle: Bundle, launch: Launch) -> dict[str, Any]:
             "memory_available": hardware.memory_available,
             "cpu_variant": cpu_variant(),
         },
+        "models": [dataclasses.asdict(found) for found in forecasts if found is not None],
         "sandbox": [dataclasses.asdict(part) for part in confinement.parts],
     }
 
@@ -118,6 +124,8 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
             f"{bytes_text(machine['memory_total'])} memory free"
         )
         yield f"  processor  code for {machine['cpu_variant'] or 'unknown'}"
+    for model in document.get("models", ()):
+        yield from forecast.lines(model, several=len(document["models"]) > 1)
     if "sandbox" in document:
         yield from _sandbox_lines(document["sandbox"])
     yield "  contents"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from runtime_stub.engine.kv import KV_TYPES, NEEDS_FLASH_ATTENTION
 from runtime_stub.errors import RecipeError
 from runtime_stub.settings import Group, Setting, check
 
@@ -24,6 +25,15 @@ SAMPLING: dict[str, Setting] = {
     "repeat_last_n": Setting(int, "how many tokens the penalties look back", 0, 1_000_000),
     "seed": Setting(int, "the same seed gives the same answer", 0, 2**32 - 1),
 }
+
+ENGINE: dict[str, Setting] = {
+    "kv": Setting(str, "how keys and values are kept", choices=tuple(KV_TYPES)),
+    "flash_attention": Setting(bool, "whether attention is computed in one piece"),
+    "threads": Setting(int, "threads that generate", 1, 512),
+    "prompt_threads": Setting(int, "threads that read prompts", 1, 512),
+    "batch": Setting(int, "prompt tokens read per step", 16, 8192),
+}
+"""How to compute. What is left open, each machine finds for itself."""
 
 SERVER: dict[str, Setting] = {
     "host": Setting(str, "address to listen on"),
@@ -95,14 +105,25 @@ PACKING: dict[str, Setting] = {
 FILE: dict[str, Setting] = {"file": Setting(str, "the GGUF file, relative to the recipe")}
 """Key of every model and adapter in a list, that only matters while packing."""
 
-TABLES: dict[str, dict[str, Setting]] = {"sampling": SAMPLING, "server": SERVER, "face": FACE}
+TABLES: dict[str, dict[str, Setting]] = {
+    "sampling": SAMPLING,
+    "engine": ENGINE,
+    "server": SERVER,
+    "face": FACE,
+}
+
+
+_OF_MODELS = ("sampling", "engine")
+"""Tables that each of several models may have, too."""
 
 
 def _group(
     top: Mapping[str, Setting], model: Mapping[str, Setting], adapter: Mapping[str, Setting]
 ) -> Group:
     adapters = Group({**adapter, **ADAPTER})
-    models = Group({**model, **MODEL}, {"sampling": SAMPLING}, {"adapters": adapters})
+    models = Group(
+        {**model, **MODEL}, {table: TABLES[table] for table in _OF_MODELS}, {"adapters": adapters}
+    )
     return Group({**top, **TOP}, TABLES, {"models": models, "adapters": adapters})
 
 
@@ -141,6 +162,8 @@ class ModelRecipe:
     max_tokens: int | None = None
     drafts: bool | None = None
     sampling: Mapping[str, float | int] = field(default_factory=dict)
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Values by the keys of ENGINE."""
     adapters: tuple[AdapterRecipe, ...] = ()
     entry: str = "model"
     """The bundle's entry."""
@@ -159,6 +182,7 @@ class Recipe:
     drafts: bool | None = None
     signed_by: str | None = None
     sampling: Mapping[str, float | int] = field(default_factory=dict)
+    engine: Mapping[str, Any] = field(default_factory=dict)
     server: Mapping[str, str | int] = field(default_factory=dict)
     face: Mapping[str, Any] = field(default_factory=dict)
     """Texts by the keys of FACE; "starters" is a list of them."""
@@ -186,6 +210,7 @@ class Recipe:
             max_tokens=self.max_tokens,
             drafts=self.drafts,
             sampling=self.sampling,
+            engine=self.engine,
             adapters=self.adapters,
         )
         if not self.models:
@@ -199,6 +224,7 @@ class Recipe:
                 max_tokens=model.max_tokens or common.max_tokens,
                 drafts=common.drafts if model.drafts is None else model.drafts,
                 sampling={**common.sampling, **model.sampling},
+                engine={**common.engine, **model.engine},
             )
             for model in self.models
         )
@@ -219,17 +245,28 @@ def make_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         raise RecipeError(
             f"{where}: adapters belong to one of the models", "Write [[models.adapters]] below it"
         )
-    return Recipe(
+    made = Recipe(
         **{"name": "assistant", **recipe},
         adapters=_adapters(adapters, where),
         models=tuple(
             ModelRecipe(
-                **{key: item[key] for key in (*_MODEL_KEYS, "sampling") if key in item},
+                **{key: item[key] for key in (*_MODEL_KEYS, *_OF_MODELS) if key in item},
                 adapters=_adapters(item.get("adapters", ()), where),
             )
             for item in _named(models, "models", where)
         ),
     )
+    for model in made.each_model():
+        check_engine(model.engine, where)
+    return made
+
+
+def check_engine(values: Mapping[str, Any], where: str) -> None:
+    """Raise RecipeError where values of ENGINE contradict each other."""
+    kv = values.get("kv")
+    if kv and KV_TYPES[kv].quantised and values.get("flash_attention") is False:
+        problem, hint = NEEDS_FLASH_ATTENTION
+        raise RecipeError(f"{where}: {problem.format(kv=kv)}", hint)
 
 
 def _adapters(items: Sequence[Mapping[str, Any]], where: str) -> tuple[AdapterRecipe, ...]:
@@ -261,7 +298,7 @@ def _document(item: Any, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _model_document(model: ModelRecipe) -> dict[str, Any]:
-    values = _document(model, (*_MODEL_KEYS, "sampling"))
+    values = _document(model, (*_MODEL_KEYS, *_OF_MODELS))
     if model.adapters:
         values["adapters"] = [_document(item, _ADAPTER_KEYS) for item in model.adapters]
     return values

@@ -15,7 +15,7 @@ import click
 from runtime_stub.bundle import Bundle
 from runtime_stub.console import progress
 from runtime_stub.environment import Launch
-from runtime_stub.recipe import SAMPLING, ModelRecipe, Recipe
+from runtime_stub.recipe import ENGINE, SAMPLING, ModelRecipe, Recipe, check_engine
 from runtime_stub.settings import check_value
 
 if TYPE_CHECKING:
@@ -58,6 +58,25 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=None,
             help="Guess tokens ahead where that saves time; every answer stays the model's own.  "
             "[default: as the pack's maker chose, or on]",
+        ),
+        click.option(
+            "--prompt-threads",
+            type=click.IntRange(1, 512),
+            help="Threads to read prompts with.  [default: as many]",
+        ),
+        click.option(
+            "--batch", type=click.IntRange(16, 8192), help="Prompt tokens to read per step."
+        ),
+        click.option(
+            "--flash-attention",
+            type=click.Choice(["on", "off"]),
+            callback=lambda _context, _parameter, value: value and value == "on",
+            help="Whether to compute attention in one piece.",
+        ),
+        click.option(
+            "--kv",
+            type=click.Choice(ENGINE["kv"].choices),
+            help="How to keep what was read: q8_0 takes half the memory of f16.  [default: f16]",
         ),
     ]
     for name, setting in SAMPLING.items():
@@ -118,12 +137,18 @@ def engine_settings(
     """How to run the engine: the recipe's settings under the options."""
     from runtime_stub.engine.messages import EngineSettings
 
+    chosen = {name: options[name] for name in ENGINE if options.get(name) is not None}
+    said = dict(model.engine)
+    if "threads" in chosen:
+        said.pop("prompt_threads", None)  # as many as for generating, unless chosen, too
+    values: dict[str, Any] = {**said, **chosen}
+    check_engine(values, "the command line")
     drafts = model.drafts if options["drafts"] is None else options["drafts"]
     return EngineSettings(
         context=context,
         drafts=drafts is not False,
-        threads=options["threads"] or 0,
         template=model.template,
+        **values,
         **{name: options[name] for name in ("parallel", "queue", "timeout") if name in options},
     )
 

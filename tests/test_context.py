@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import tiny_models
 
-from runtime_stub.engine.context import choose_context, fitting_context
+from runtime_stub.engine.context import Context, ContextSize, choose_context, fitting_context
 from runtime_stub.engine.hardware import Hardware
-from runtime_stub.engine.messages import EngineSettings
-from runtime_stub.engine.model import Model
+from runtime_stub.engine.kv import KV_TYPES
+from runtime_stub.engine.library import library
+from runtime_stub.engine.messages import EngineSettings, ModelSource
+from runtime_stub.engine.model import Model, load_model
 from runtime_stub.errors import EngineError
 
 MB = 1_000_000
@@ -20,14 +26,15 @@ class FakeModel:
     trained_context: int = 32_768
     size: int = 1000 * MB
 
-    def state_bytes_per_token(self) -> int:
-        return PER_TOKEN
+    def state_bytes_per_token(self, kv: str) -> int:
+        return KV_TYPES[kv].bytes_of(PER_TOKEN // 2)
 
 
-def chosen(memory: int, *, context: int | None = None, trained: int = 32_768) -> tuple[int, str]:
-    size = choose_context(
-        cast("Model", FakeModel(trained)), EngineSettings(context), Hardware(1, 1, memory, memory)
-    )
+def chosen(
+    memory: int, *, context: int | None = None, trained: int = 32_768, kv: str = "f16"
+) -> tuple[int, str]:
+    settings = EngineSettings(context, kv=kv)
+    size = choose_context(FakeModel(trained), settings, Hardware(1, 1, memory, memory))
     return size.tokens, size.reason
 
 
@@ -51,7 +58,16 @@ def test_little_memory() -> None:
 def test_asked_for_more_than_fits() -> None:
     with pytest.raises(EngineError, match=r"context of 20,000 tokens needs 200 MB") as caught:
         chosen(1000 * MB + (256 << 20) + 1100 * PER_TOKEN, context=20_000)
-    assert "--context 1024" in caught.value.hint
+    assert "--context 1024 or less, or --kv q8_0" in caught.value.hint
+
+
+def test_smaller_keys_and_values_make_room() -> None:
+    memory = 1000 * MB + (256 << 20) + 1100 * PER_TOKEN
+    assert chosen(memory, context=2000, kv="q8_0") == (2000, "as asked")
+    assert chosen(memory, kv="q8_0") == (2048, "what free memory allows")
+    with pytest.raises(EngineError) as caught:
+        chosen(memory, context=20_000, kv="q8_0")
+    assert caught.value.hint == "Use --context 2048 or less"
 
 
 @pytest.mark.parametrize("memory", [0, 1000 * MB, 1000 * MB + (256 << 20) + 255 * PER_TOKEN])
@@ -65,3 +81,67 @@ def test_too_little_memory(memory: int) -> None:
 )
 def test_for_one_request(needed: int, tokens: int) -> None:
     assert fitting_context(cast("Model", FakeModel()), needed).tokens == tokens
+
+
+@contextmanager
+def made(path: Path, **settings: Any) -> Iterator[Context]:
+    with path.open("rb") as stream:
+        model = load_model(ModelSource(stream.fileno(), 0, path.stat().st_size), lambda _: True)
+        try:
+            context = Context(model, ContextSize(256, ""), EngineSettings(**settings), threads=1)
+            try:
+                yield context
+            finally:
+                context.free()
+        finally:
+            model.free()
+
+
+def state_size(path: Path, kv: str) -> int:
+    with made(path, kv=kv) as context:
+        for position in range(100):
+            context.add(position % 90, position, 0, output=False)
+        assert context.decode() == 0
+        return context.state_size(0)
+
+
+def test_keys_and_values_are_kept_as_is_said(tmp_path: Path) -> None:
+    path = tiny_models.plain(tmp_path / "model.gguf", head=32)
+    sizes = {kv: state_size(path, kv) for kv in KV_TYPES}
+    assert sizes["q8_0"] / sizes["f16"] == pytest.approx(17 / 32, abs=0.05)
+
+
+def test_without_flash_attention_values_are_kept_whole(tmp_path: Path) -> None:
+    path = tiny_models.plain(tmp_path / "model.gguf", head=32)
+    with (
+        pytest.raises(EngineError, match="kept as q8_0 need flash attention") as caught,
+        made(path, kv="q8_0", flash_attention=False),
+    ):
+        pass
+    assert "kv f16" in caught.value.hint
+
+
+def test_heads_that_are_no_multiple_of_a_block(tmp_path: Path) -> None:
+    path = tiny_models.plain(tmp_path / "model.gguf", head=16)
+    with (
+        pytest.raises(EngineError, match=r"can't be kept as q8_0: .* 32 .* its heads have 16"),
+        made(path, kv="q8_0"),
+    ):
+        pass
+
+
+def test_threads(tmp_path: Path) -> None:
+    path = tiny_models.plain(tmp_path / "model.gguf")
+    llama = library()
+    for settings, expected in (
+        ({}, (1, 1)),
+        ({"threads": 3}, (3, 3)),
+        ({"threads": 3, "prompt_threads": 2}, (3, 2)),
+        ({"prompt_threads": 2}, (1, 2)),
+    ):
+        with made(path, **settings) as context:
+            found = (
+                llama.llama_n_threads(context.handle),
+                llama.llama_n_threads_batch(context.handle),
+            )
+        assert found == expected

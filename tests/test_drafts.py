@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from runtime_stub.engine import scheduler
 from runtime_stub.engine.drafts import GRAM, Drafts, worthwhile
 from runtime_stub.engine.engine import Engine
+from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.engine.messages import (
     ChoiceEnd,
     EngineSettings,
@@ -119,14 +120,14 @@ PROMPT = "abcabcabcabdabcabcabcabd"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.plain(tmp_path_factory.mktemp("drafts") / "model.gguf")
+    return tiny_models.plain(tmp_path_factory.mktemp("drafts") / "model.gguf", head=32)
 
 
 @contextmanager
-def running(model: Path, *, drafts: bool) -> Iterator[Engine]:
+def running(model: Path, *, drafts: bool, kv: str = "f16") -> Iterator[Engine]:
     descriptor = os.open(model, os.O_RDONLY)
     source = ModelSource(descriptor, 0, model.stat().st_size)
-    engine = Engine(source, EngineSettings(256, 4, threads=1, batch=64, drafts=drafts))
+    engine = Engine(source, EngineSettings(256, 4, threads=1, batch=64, drafts=drafts, kv=kv))
     try:
         engine.wait_ready(60)
         yield engine
@@ -183,14 +184,21 @@ def said(events: Sequence[Event]) -> tuple[dict[int, str], dict[int, str], int]:
     return texts, reasons, last.usage.completion_tokens
 
 
+@pytest.fixture(scope="module", params=KV_TYPES)
+def kv(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def expected(model: Path) -> dict[str, object]:
-    with running(model, drafts=False) as engine:
+def expected(model: Path, kv: str) -> dict[str, object]:
+    with running(model, drafts=False, kv=kv) as engine:
         return {name: said(list(engine.answer(request))) for name, request in REQUESTS.items()}
 
 
-def test_nothing_changes(model: Path, expected: dict[str, object], guessed: list[int]) -> None:
-    with running(model, drafts=True) as engine:
+def test_nothing_changes(
+    model: Path, kv: str, expected: dict[str, object], guessed: list[int]
+) -> None:
+    with running(model, drafts=True, kv=kv) as engine:
         for name, request in REQUESTS.items():
             assert said(list(engine.answer(request))) == expected[name], name
         # One after the other in the same slots: what was guessed wrong has left nothing behind.
@@ -200,9 +208,9 @@ def test_nothing_changes(model: Path, expected: dict[str, object], guessed: list
     assert min(guessed) == 0
 
 
-def test_all_at_once(model: Path, expected: dict[str, object], guessed: list[int]) -> None:
+def test_all_at_once(model: Path, kv: str, expected: dict[str, object], guessed: list[int]) -> None:
     names = ["long", "probabilities", "penalties", "one token"]
-    with running(model, drafts=True) as engine:
+    with running(model, drafts=True, kv=kv) as engine:
         answers = {name: engine.answer(REQUESTS[name]) for name in names}
         firsts = {name: next(answer) for name, answer in answers.items()}
         for name, answer in answers.items():

@@ -314,7 +314,7 @@ class FakeModel:
     def description(self) -> str:
         return "fake"
 
-    def state_bytes_per_token(self) -> int:
+    def state_bytes_per_token(self, _kv: str) -> int:
         return 1
 
     def free(self) -> None:

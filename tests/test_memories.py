@@ -43,7 +43,11 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "sliding": tiny_models.sliding,
     "recurrent": tiny_models.recurrent,
     "hybrid": tiny_models.hybrid,
+    "plain q8_0": partial(tiny_models.plain, head=32),
+    "sliding q8_0": partial(tiny_models.sliding, head=32),
+    "hybrid q8_0": partial(tiny_models.hybrid, head=32),
 }
+"""With how keys and values are kept, unless that is f16."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,21 @@ def kind(request: pytest.FixtureRequest) -> str:
 def source(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSource]:
     path = MODELS[kind](tmp_path_factory.mktemp("tiny") / f"{kind}.gguf")
     with path.open("rb") as stream:
-        yield ModelSource(stream.fileno(), 0, path.stat().st_size)
+        yield ModelSource(stream.fileno(), 0, path.stat().st_size, kind)
+
+
+def kv_of(source: ModelSource) -> str:
+    return source.name.partition(" ")[2] or "f16"
+
+
+def can_be_cut(kind: str) -> bool:
+    return kind.startswith(("plain", "sliding"))
 
 
 @contextmanager
 def running(source: ModelSource, parallel: int = 4, context: int = 2048) -> Iterator[Engine]:
     # Small batches, so that prompts take several and readers share them.
-    settings = EngineSettings(context, parallel, threads=1, batch=48)
+    settings = EngineSettings(context, parallel, threads=1, batch=48, kv=kv_of(source))
     engine = Engine(source, settings)
     try:
         engine.wait_ready(60)
@@ -199,7 +211,7 @@ def test_a_beginning_that_many_share(engine: Engine, source: ModelSource, kind: 
         cached.append(reply.cached)
     assert cached[0] == 0
     # Where memory can't be cut, the second reads it all, and saves where it began to differ.
-    assert all(count >= 180 for count in cached[1 if kind == "sliding" else 2 :]), cached
+    assert all(count >= 180 for count in cached[1 if can_be_cut(kind) else 2 :]), cached
 
 
 def test_a_beginning_shared_with_one_that_is_busy(engine: Engine, source: ModelSource) -> None:
@@ -275,7 +287,7 @@ def test_a_memory_that_overflows(source: ModelSource) -> None:
 def test_going_back_without_a_copy(source: ModelSource, kind: str) -> None:
     """Memory that can't be cut says so, and is empty then, whichever way it is asked."""
     model = load_model(source, lambda _: True)
-    settings = EngineSettings(parallel=2, batch=64)
+    settings = EngineSettings(parallel=2, batch=64, kv=kv_of(source))
     context = Context(model, ContextSize(256, "a test's"), settings, threads=1)
 
     def read(sequence: int, start: int, count: int) -> None:
@@ -285,7 +297,7 @@ def test_going_back_without_a_copy(source: ModelSource, kind: str) -> None:
         assert context.decode() == 0
 
     try:
-        assert context.cuttable == (kind == "sliding")
+        assert context.cuttable == can_be_cut(kind)
         read(0, 0, 50)
         assert context.share(0, 1, 50) == 50  # all of it
         read(1, 50, 5)

@@ -54,6 +54,8 @@ def test_facts(model: Model) -> None:
     assert model.metadata("tokenizer.chat_template") == template
     # 30 layers, 3 heads of 64 for keys and values, two bytes each.
     assert model.state_bytes_per_token() == 30 * 3 * 128 * 2
+    assert model.state_bytes_per_token("q8_0") == 30 * 3 * 128 * 34 // 32
+    assert model.head_lengths() == (64, 64)
 
 
 def test_tokens_and_back(model: Model) -> None:

@@ -42,6 +42,7 @@ def test_the_stub_is_told_what_to_read(small_model: Path, out: Path, small_stub:
     assert json.loads(warm.data.removesuffix(b"GGUF")) == {
         "system": "Be kind.",
         "template": "{{ messages }}",
+        "engine": {},
     }
     assert seen == [(0, 30), (30, 30)]
     assert (warm.model, warm.metadata) == ("model", {"tokens": 30, "llama_cpp": "abc1234"})
@@ -50,6 +51,15 @@ def test_the_stub_is_told_what_to_read(small_model: Path, out: Path, small_stub:
         entry = bundle.entry("warm")
         assert bundle.read(entry) == warm.data
         assert (entry.kind, entry.requires) == ("warm", (bundle.entry("model").sha256,))
+
+
+def test_it_is_read_as_it_will_be_kept(small_model: Path, out: Path, small_stub: Stub) -> None:
+    plan = planned(small_model, out, small_stub, system="Be kind.")
+    engine = {"kv": "q8_0", "threads": 3}
+    plan = replace(plan, recipe=replace(plan.recipe, engine=engine))
+    (warm,) = read_prompts(plan, s.nothing2)
+    assert json.loads(warm.data.removesuffix(b"GGUF"))["engine"] == {"kv": "q8_0"}
+    assert warm.metadata["kv"] == "q8_0"
 
 
 def test_nothing_to_read(small_model: Path, out: Path, small_stub: Stub) -> None:

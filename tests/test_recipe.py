@@ -27,6 +27,7 @@ FULL: dict[str, Any] = {
     "context": 4096,
     "max_tokens": 100,
     "sampling": {"temperature": 0.5, "top_k": 40, "seed": 2**32 - 1},
+    "engine": {"kv": "q8_0", "flash_attention": True, "threads": 4, "batch": 256},
     "server": {"host": "0.0.0.0", "port": 0},
     "face": {
         "greeting": "Ask about doses.",
@@ -179,4 +180,23 @@ def test_anything(values: dict[str, Any]) -> None:
         recipe = recipe_from(values, "here")
     except RecipeError:
         return
+    assert recipe_from(recipe.document(), "here") == recipe
+
+
+def test_quantised_values_need_flash_attention() -> None:
+    engine = {"kv": "q8_0", "flash_attention": False}
+    with pytest.raises(RecipeError, match=r"here: .* q8_0 need flash attention") as caught:
+        recipe_from({"engine": engine}, "here")
+    assert "kv f16" in caught.value.hint
+    models = [{"name": "a", "engine": {"kv": "q8_0"}}, {"name": "b"}]
+    with pytest.raises(RecipeError, match="need flash attention"):
+        recipe_from({"engine": {"flash_attention": False}, "models": models}, "here")
+
+
+def test_each_model_may_compute_in_its_own_way() -> None:
+    models = [{"name": "a", "engine": {"kv": "q8_0", "threads": 2}}, {"name": "b"}]
+    recipe = recipe_from({"engine": {"threads": 4, "batch": 128}, "models": models}, "here")
+    first, second = recipe.each_model()
+    assert first.engine == {"kv": "q8_0", "threads": 2, "batch": 128}
+    assert second.engine == {"threads": 4, "batch": 128}
     assert recipe_from(recipe.document(), "here") == recipe

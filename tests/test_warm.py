@@ -76,9 +76,10 @@ def running(
     offset: int = 4096,
     context: int = 1024,
     flash_attention: bool = True,
+    kv: str = "f16",
 ) -> Iterator[Engine]:
     settings = EngineSettings(
-        context, parallel=2, threads=1, flash_attention=flash_attention, template=TEMPLATE
+        context, parallel=2, threads=1, flash_attention=flash_attention, template=TEMPLATE, kv=kv
     )
     with ExitStack() as stack:
         engine = Engine(
@@ -195,6 +196,25 @@ def test_other_settings_are_refused_silently(made: Made) -> None:
         found, cached = asked(engine, request())
     assert found == text
     assert cached in (0, BEGINNING)  # a recurrent state is the same with both
+
+
+def test_keys_and_values_kept_in_another_way(tmp_path: Path) -> None:
+    model = tiny_models.plain(tmp_path / "model.gguf", head=32)
+    paths = {kv: tmp_path / kv for kv in ("f16", "q8_0")}
+    for kv, path in paths.items():
+        with ExitStack() as stack:
+            settings = EngineSettings(kv=kv)
+            path.write_bytes(make_warm(source(stack, model), TEMPLATE, SYSTEM, nothing, settings))
+    assert paths["q8_0"].stat().st_size < 0.6 * paths["f16"].stat().st_size
+    for kv, other in (("f16", "q8_0"), ("q8_0", "f16")):
+        with running(model, kv=kv) as engine:
+            expected, _ = asked(engine, request())
+        with running(model, paths[other], offset=0, kv=kv) as engine:
+            assert asked(engine, request()) == (expected, 0)
+            assert asked(engine, request())[0] == expected
+        # With both, the one that fits is found, whichever comes first.
+        with running(model, paths[other], paths[kv], offset=0, kv=kv) as engine:
+            assert asked(engine, request()) == (expected, BEGINNING)
 
 
 @pytest.mark.parametrize(

@@ -25,18 +25,20 @@ _HEADS, _HEAD, _KEY_VALUE_HEADS = 4, 16, 2
 _STATE, _CONVOLUTION, _RANK = 8, 4, 4
 
 
-def plain(path: Path) -> Path:
-    """Llama's architecture."""
+def plain(path: Path, head: int = _HEAD) -> Path:
+    """Llama's architecture, with `head` numbers in each key and value."""
     attention = {
         "attention.head_count": Typed(U32, _HEADS),
         "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
         "feed_forward_length": Typed(U32, HIDDEN),
-        "rope.dimension_count": Typed(U32, _HEAD),
+        "attention.key_length": Typed(U32, head),
+        "attention.value_length": Typed(U32, head),
+        "rope.dimension_count": Typed(U32, head),
     }
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(LAYERS):
         block = f"blk.{layer}"
-        shapes |= _attention(block) | _feed_forward(block)
+        shapes |= _attention(block, head) | _feed_forward(block)
         shapes |= {f"{block}.ffn_norm.weight": (WIDTH,)}
     return _write(path, "llama", attention, shapes)
 
@@ -58,13 +60,13 @@ def adapter(path: Path, seed: str, rank: int = 4) -> Path:
     return Gguf(metadata, tuple(tensors)).write(path)
 
 
-def sliding(path: Path) -> Path:
+def sliding(path: Path, head: int = _HEAD) -> Path:
     """Gemma 3's architecture: every second layer sees the last WINDOW tokens only."""
     attention = {
         "attention.head_count": Typed(U32, _HEADS),
         "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
-        "attention.key_length": Typed(U32, _HEAD),
-        "attention.value_length": Typed(U32, _HEAD),
+        "attention.key_length": Typed(U32, head),
+        "attention.value_length": Typed(U32, head),
         "attention.sliding_window": Typed(U32, WINDOW),
         "attention.sliding_window_pattern": Typed(U32, 2),
         "feed_forward_length": Typed(U32, HIDDEN),
@@ -72,10 +74,10 @@ def sliding(path: Path) -> Path:
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(LAYERS):
         block = f"blk.{layer}"
-        shapes |= _attention(block) | _feed_forward(block)
+        shapes |= _attention(block, head) | _feed_forward(block)
         shapes |= {
-            f"{block}.attn_q_norm.weight": (_HEAD,),
-            f"{block}.attn_k_norm.weight": (_HEAD,),
+            f"{block}.attn_q_norm.weight": (head,),
+            f"{block}.attn_k_norm.weight": (head,),
             f"{block}.post_attention_norm.weight": (WIDTH,),
             f"{block}.post_ffw_norm.weight": (WIDTH,),
             f"{block}.ffn_norm.weight": (WIDTH,),
@@ -108,15 +110,15 @@ def recurrent(path: Path) -> Path:
     return _write(path, "mamba", facts, shapes)
 
 
-def hybrid(path: Path) -> Path:
+def hybrid(path: Path, head: int = _HEAD) -> Path:
     """Falcon-H1's architecture: each layer has a state and attention beside each other."""
     inner, heads, state = WIDTH, 4, 16
     facts = _state_space(inner, state, heads) | {
         "ssm.group_count": Typed(U32, 1),
         "attention.head_count": Typed(U32, _HEADS),
         "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
-        "attention.key_length": Typed(U32, _HEAD),
-        "attention.value_length": Typed(U32, _HEAD),
+        "attention.key_length": Typed(U32, head),
+        "attention.value_length": Typed(U32, head),
         "feed_forward_length": Typed(U32, HIDDEN),
         "rope.freq_base": Typed(F32, 10000.0),
     }
@@ -124,7 +126,7 @@ def hybrid(path: Path) -> Path:
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(LAYERS):
         block = f"blk.{layer}"
-        shapes |= _attention(block) | _feed_forward(block)
+        shapes |= _attention(block, head) | _feed_forward(block)
         shapes |= {
             f"{block}.ffn_norm": (WIDTH,),
             f"{block}.ssm_in.weight": (WIDTH, inner + convolved + heads),
@@ -148,13 +150,13 @@ def _state_space(inner: int, state: int, rank: int) -> dict[str, Typed]:
     }
 
 
-def _attention(block: str) -> dict[str, tuple[int, ...]]:
+def _attention(block: str, head: int) -> dict[str, tuple[int, ...]]:
     return {
         f"{block}.attn_norm.weight": (WIDTH,),
-        f"{block}.attn_q.weight": (WIDTH, _HEADS * _HEAD),
-        f"{block}.attn_k.weight": (WIDTH, _KEY_VALUE_HEADS * _HEAD),
-        f"{block}.attn_v.weight": (WIDTH, _KEY_VALUE_HEADS * _HEAD),
-        f"{block}.attn_output.weight": (_HEADS * _HEAD, WIDTH),
+        f"{block}.attn_q.weight": (WIDTH, _HEADS * head),
+        f"{block}.attn_k.weight": (WIDTH, _KEY_VALUE_HEADS * head),
+        f"{block}.attn_v.weight": (WIDTH, _KEY_VALUE_HEADS * head),
+        f"{block}.attn_output.weight": (_HEADS * head, WIDTH),
     }
 
 

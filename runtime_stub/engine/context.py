@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from runtime_stub.engine.hardware import Hardware
+from runtime_stub.engine.kv import KV_TYPES, NEEDS_FLASH_ATTENTION
 from runtime_stub.engine.library import library, recent_problems
 from runtime_stub.engine.messages import EngineSettings
 from runtime_stub.engine.model import Model
 from runtime_stub.errors import EngineError
 
 DEFAULT_CONTEXT = 8192
+DEFAULT_BATCH = 512
 SMALLEST_CONTEXT = 256
 _MARGIN = 256 << 20
 """Memory left for everything else, in bytes."""
@@ -32,12 +34,27 @@ class ContextSize:
     reason: str
 
 
-def choose_context(model: Model, settings: EngineSettings, hardware: Hardware) -> ContextSize:
+class Sized(Protocol):
+    """What the choice of a context needs to know of a model."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of weights."""
+
+    @property
+    def trained_context(self) -> int:
+        """Tokens."""
+
+    def state_bytes_per_token(self, kv: str) -> int:
+        """Bytes that a token of context costs."""
+
+
+def choose_context(model: Sized, settings: EngineSettings, hardware: Hardware) -> ContextSize:
     """The context for chat and serve: as asked, or what the model and this machine allow.
 
     Raises EngineError when even the smallest does not fit into memory.
     """
-    per_token = max(1, model.state_bytes_per_token())
+    per_token = max(1, model.state_bytes_per_token(settings.kv))
     free = hardware.memory_available - model.size - _MARGIN
     fitting = free // per_token // _GRAIN * _GRAIN
     if settings.context:
@@ -46,7 +63,7 @@ def choose_context(model: Model, settings: EngineSettings, hardware: Hardware) -
                 f"a context of {settings.context:,} tokens needs "
                 f"{_megabytes(settings.context * per_token)} beside the model's "
                 f"{_megabytes(model.size)}, and {_megabytes(hardware.memory_available)} are free",
-                f"Use --context {max(SMALLEST_CONTEXT, fitting)} or less",
+                f"Use --context {max(SMALLEST_CONTEXT, fitting)} or less{_smaller(settings)}",
             )
         return ContextSize(settings.context, "as asked")
     wanted = min(DEFAULT_CONTEXT, model.trained_context)
@@ -57,9 +74,16 @@ def choose_context(model: Model, settings: EngineSettings, hardware: Hardware) -
         raise EngineError(
             f"the model needs {_megabytes(model.size + SMALLEST_CONTEXT * per_token + _MARGIN)} "
             f"of memory and {_megabytes(hardware.memory_available)} are free",
-            "Close other programs, or use a smaller model",
+            f"Close other programs, or use a smaller model{_smaller(settings)}",
         )
     return ContextSize(fitting, "what free memory allows")
+
+
+def _smaller(settings: EngineSettings) -> str:
+    """What else would help where memory is short."""
+    if KV_TYPES[settings.kv].quantised or settings.flash_attention is False:
+        return ""
+    return ", or --kv q8_0, which takes about half the memory for each token"
 
 
 def fitting_context(model: Model, needed: int) -> ContextSize:
@@ -68,18 +92,40 @@ def fitting_context(model: Model, needed: int) -> ContextSize:
     return ContextSize(min(max(rounded, SMALLEST_CONTEXT), model.trained_context), "as needed")
 
 
+def _check_kv(model: Model, settings: EngineSettings) -> None:
+    """Raise EngineError where the model's keys and values can't be kept as is asked."""
+    kv = KV_TYPES[settings.kv]
+    if kv.quantised and settings.flash_attention is False:
+        problem, hint = NEEDS_FLASH_ATTENTION
+        raise EngineError(problem.format(kv=settings.kv), hint)
+    if kv.quantised:
+        for length in model.head_lengths():
+            if length % kv.block:
+                raise EngineError(
+                    f"this model's keys and values can't be kept as {settings.kv}: that takes "
+                    f"{kv.block} numbers together, and its heads have {length}",
+                    "Use --kv f16",
+                )
+
+
 class Context:
     """Owns a native context and one batch. Belongs to a single thread."""
 
     def __init__(self, model: Model, size: ContextSize, settings: EngineSettings, threads: int):
+        """`threads` are used where the settings name none. Raises EngineError."""
         llama = library()
         self.size = size
+        kv = KV_TYPES[settings.kv]
+        _check_kv(model, settings)
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = size.tokens
-        parameters.n_batch = parameters.n_ubatch = min(settings.batch, size.tokens)
+        batch = settings.batch or DEFAULT_BATCH
+        parameters.n_batch = parameters.n_ubatch = min(batch, size.tokens)
         parameters.n_seq_max = settings.parallel
-        parameters.n_threads = parameters.n_threads_batch = threads
-        parameters.flash_attn_type = -1 if settings.flash_attention else 0
+        parameters.n_threads = settings.threads or threads
+        parameters.n_threads_batch = settings.prompt_threads or settings.threads or threads
+        parameters.flash_attn_type = 0 if settings.flash_attention is False else -1
+        parameters.type_k = parameters.type_v = kv.number
         parameters.kv_unified = True
         parameters.no_perf = True
         recent_problems()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -43,9 +45,15 @@ class EngineSettings:
     parallel: int = 1
     """How many requests are worked on at once."""
     threads: int = 0
-    flash_attention: bool = True
-    batch: int = 512
+    """For generating."""
+    prompt_threads: int = 0
+    """For reading prompts; 0 takes as many as for generating where those were chosen."""
+    flash_attention: bool | None = None
+    """None and True use it where the model allows it."""
+    batch: int = 0
     """Prompt tokens read per step."""
+    kv: str = DEFAULT_KV
+    """How keys and values are kept, one of KV_TYPES."""
     queue: int = 64
     """How many requests may wait for a slot; further ones fail as "busy"."""
     timeout: float = 600.0

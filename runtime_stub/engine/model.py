@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
+from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.engine.library import library, native, recent_problems
 from runtime_stub.engine.messages import ModelSource
 from runtime_stub.errors import EngineError, PackChangedError
@@ -81,20 +83,22 @@ class Model:
         text = library().llama_model_chat_template(self.handle, None)
         return text.decode(errors="replace") if text else None
 
-    def state_bytes_per_token(self) -> int:
-        """Bytes of key-value cache (f16) that one token of context costs, at most."""
+    def state_bytes_per_token(self, kv: str = DEFAULT_KV) -> int:
+        """Bytes of keys and values, kept as `kv`, that one token of context costs, at most."""
         llama = library()
         layers = int(llama.llama_model_n_layer(self.handle))
-        heads = max(1, int(llama.llama_model_n_head(self.handle)))
         key_value_heads = int(llama.llama_model_n_head_kv(self.handle))
-        head_length = int(llama.llama_model_n_embd(self.handle)) // heads
+        return KV_TYPES[kv].bytes_of(layers * key_value_heads * sum(self.head_lengths()))
+
+    def head_lengths(self) -> tuple[int, int]:
+        """Numbers in a head's key and value."""
+        llama = library()
+        heads = max(1, int(llama.llama_model_n_head(self.handle)))
+        usual = int(llama.llama_model_n_embd(self.handle)) // heads
         architecture = self.metadata("general.architecture")
         keys = self.metadata(f"{architecture}.attention.key_length")
         values = self.metadata(f"{architecture}.attention.value_length")
-        length = (int(keys) if keys.isdigit() else head_length) + (
-            int(values) if values.isdigit() else head_length
-        )
-        return layers * key_value_heads * length * 2
+        return int(keys) if keys.isdigit() else usual, int(values) if values.isdigit() else usual
 
     def stated_pooling(self) -> int:
         """llama.cpp's number for how the model says its states are pooled; -1 if it does not."""

@@ -157,23 +157,28 @@ def _warmed(
     least: int,
 ) -> Slot | None:
     """A free slot with the state of a warm prompt that saves reading `least` tokens or more."""
-    best, kept = None, 0
+    fitting = []
     for candidate in warm:
         alike = min(common(candidate.tokens, prompt), len(prompt) - 1)
         fits = alike == len(candidate.tokens) or context.cuttable
-        if fits and alike > kept and len(candidate.tokens) <= context.size.tokens:
-            best, kept = candidate, alike
-    if best is None or kept < least:
+        if fits and alike >= least and len(candidate.tokens) <= context.size.tokens:
+            fitting.append((alike, candidate))
+    if not fitting:
         return None
     free = [slot for slot in slots if slot.job is None]
     target = min(free, key=lambda slot: (bool(slot.tokens), slot.last_used))
     target.forget()
     target.mix = ()
-    kept = context.set_state(target.sequence, best.state, len(best.tokens), kept)
-    target.tokens = list(prompt[:kept])
-    if not context.cuttable:
-        target.places.want(kept, kept, len(prompt))
-    return target if kept else None
+    # One that was made with other settings is refused.
+    for alike, candidate in sorted(fitting, key=lambda item: -item[0]):
+        count = len(candidate.tokens)
+        kept = context.set_state(target.sequence, candidate.state, count, alike)
+        target.tokens = list(prompt[:kept])
+        if kept:
+            if not context.cuttable:
+                target.places.want(kept, kept, len(prompt))
+            return target
+    return None
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -22,9 +22,10 @@ def make_warm(
     template: str | None,
     system: str,
     on_progress: Callable[[int, int], None],
+    settings: EngineSettings = EngineSettings(),  # noqa: B008  (immutable)
 ) -> bytes:
     """Read the part of a chat's prompt that comes before the first question, and return the
-    warm prompt to be packed.
+    warm prompt to be packed. It fits contexts with the same flash attention and kv in `settings`.
 
     `on_progress` gets how many tokens of how many are read. Raises EngineError when the model
     can't be loaded, PromptError when nothing comes before the question.
@@ -33,7 +34,7 @@ def make_warm(
     try:
         tokens = _beginning(model, template, system)
         size = fitting_context(model, len(tokens) + 1)
-        context = Context(model, size, EngineSettings(), read_hardware().physical_cores)
+        context = Context(model, size, settings, read_hardware().physical_cores)
         try:
             _read(context, tokens, on_progress)
             state = context.state(0)

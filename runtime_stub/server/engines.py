@@ -46,7 +46,15 @@ def start_engines(
     engines = []
     for model in models:
         recipe = model.recipe
-        key = (recipe.entry, recipe.template, recipe.context, recipe.adapters, recipe.drafts)
+        engine = tuple(sorted(recipe.engine.items()))
+        key = (
+            recipe.entry,
+            recipe.template,
+            recipe.context,
+            engine,
+            recipe.adapters,
+            recipe.drafts,
+        )
         if key not in made:
             stay = Stay(residence, need(model), keeping.lazy or bool(made), keeping.idle)
             name = model.name

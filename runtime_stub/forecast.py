@@ -1,0 +1,77 @@
+"""How the models of a pack would run on this machine, told without loading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from runtime_stub.engine.context import choose_context
+from runtime_stub.engine.hardware import Hardware
+from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
+from runtime_stub.engine.kv import KV_TYPES
+from runtime_stub.engine.messages import EngineSettings
+from runtime_stub.errors import EngineError
+from runtime_stub.manifest import Entry
+from runtime_stub.models import PackedModel
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What chat and serve would do with a model now, if no option says otherwise."""
+
+    model: str
+    kv: str
+    context: int
+    """Tokens; 0 where it would not start."""
+    context_reason: str
+    context_bytes: int
+    """Memory for its keys and values."""
+    problem: str = ""
+    """Why it would not start."""
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """A model as the manifest describes it."""
+
+    entry: Entry
+
+    @property
+    def size(self) -> int:
+        return self.entry.size
+
+    @property
+    def trained_context(self) -> int:
+        return int(self.entry.metadata.get("context_length", 0))
+
+    def state_bytes_per_token(self, kv: str = DEFAULT_KV) -> int:
+        return KV_TYPES[kv].bytes_of(int(self.entry.metadata["numbers_per_token"]))
+
+
+def forecast(model: PackedModel, hardware: Hardware) -> Forecast | None:
+    """How `model` would run; None where the pack does not say enough about it."""
+    if "numbers_per_token" not in model.entry.metadata:
+        return None
+    stated = _Stated(model.entry)
+    engine = dict(model.recipe.engine)
+    settings = EngineSettings(context=model.recipe.context, **engine)
+    try:
+        size = choose_context(stated, settings, hardware)
+    except EngineError as error:
+        return Forecast(model.name, settings.kv, 0, "", 0, str(error))
+    needed = size.tokens * stated.state_bytes_per_token(settings.kv)
+    return Forecast(model.name, settings.kv, size.tokens, size.reason, needed)
+
+
+def lines(document: dict[str, Any], *, several: bool) -> Iterator[str]:
+    """A forecast, as plain data, for people."""
+    name = f"{document['model']}: " if several else ""
+    if document["problem"]:
+        yield f"  context    {name}none: {document['problem']}"
+        return
+    megabytes = f"{document['context_bytes'] / 1e6:,.0f} MB as {document['kv']}"
+    yield (
+        f"  context    {name}{document['context']:,} tokens "
+        f"({document['context_reason']}), {megabytes}"
+    )

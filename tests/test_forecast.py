@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_packs as s
+
+from packer.stub import Stub
+from runtime_stub import forecast
+from runtime_stub.engine.hardware import Hardware
+from runtime_stub.models import PackedModel, packed_models
+from runtime_stub.recipe import recipe_from
+
+GB = 1_000_000_000
+
+
+def packed(model: Path, out: Path, stub: Stub, **recipe: Any) -> PackedModel:
+    """The model of a pack, with what its recipe says."""
+    with s.opened(s.pack(model, out / "clara", stub).path) as bundle:
+        made = recipe_from({"name": "Clara", **recipe}, "here")
+        return packed_models(bundle, made)[0]
+
+
+def text(found: forecast.Forecast | None) -> str:
+    assert found is not None
+    return "\n".join(forecast.lines(dataclasses.asdict(found), several=False))
+
+
+def machine(memory: int) -> Hardware:
+    return Hardware(2, 2, memory, memory)
+
+
+def test_plenty(small_model: Path, out: Path, small_stub: Stub) -> None:
+    model = packed(small_model, out, small_stub)
+    found = forecast.forecast(model, machine(8 * GB))
+    assert found is not None
+    numbers = model.entry.metadata["numbers_per_token"]
+    expected = min(8192, model.entry.metadata["context_length"])
+    assert (found.context, found.kv) == (expected, "f16")
+    assert found.context_bytes == expected * numbers * 2
+    assert f"{expected:,} tokens (" in text(found)
+    assert "as f16" in text(found)
+
+
+def test_smaller_keys_and_values(small_model: Path, out: Path, small_stub: Stub) -> None:
+    half = packed(small_model, out, small_stub, engine={"kv": "q8_0"}, context=1024)
+    found = forecast.forecast(half, machine(8 * GB))
+    assert found is not None
+    numbers = half.entry.metadata["numbers_per_token"]
+    assert found.context_bytes == pytest.approx(1024 * numbers * 34 / 32, abs=1024)
+    assert "1,024 tokens (as asked)" in text(found)
+
+
+def test_no_room(small_model: Path, out: Path, small_stub: Stub) -> None:
+    found = forecast.forecast(packed(small_model, out, small_stub), machine(1))
+    assert found is not None
+    assert found.context == 0
+    assert "none: the model needs" in text(found)
+
+
+def test_a_pack_that_does_not_say(small_model: Path, out: Path, small_stub: Stub) -> None:
+    model = packed(small_model, out, small_stub)
+    silent = replace(model, entry=replace(model.entry, metadata={}))
+    assert forecast.forecast(silent, machine(GB)) is None
