@@ -67,7 +67,7 @@ def test_answer(sample_engine: Engine) -> None:
     assert isinstance(events[1], PromptRead)
     assert "Paris" in text_of(events)
     assert finished(events).reason == "stop"
-    assert finished(events).usage.prompt_tokens == 27
+    assert finished(events).usage.prompt_tokens == 30
 
 
 def test_facts(sample_engine: Engine) -> None:
@@ -326,6 +326,9 @@ class FakeContext:
 
     def __init__(self, _model: Any, size: context.ContextSize, *_: Any) -> None:
         self.size = size
+
+    def give_back_memory(self) -> None:
+        pass
 
     def free(self) -> None:
         pass

@@ -299,7 +299,7 @@ def test_undo_edit_save_and_load(ready: Place) -> None:
         opened.type("/edit" + ENTER)
         opened.wait(lambda: opened.text.endswith(f"> {QUESTION}"), "the question to edit")
         opened.type("\b" * len("France?") + "Spain?" + ENTER)
-        opened.wait_for("> What is the capital of Spain?")
+        opened.wait_for("> What is the name of the capital of Spain?")
         ask(opened, "/export talk.md", "Exported 1 question")
         ask(opened, "/load talk.json", "Loaded 2 questions")
         ask(opened, "/clear", "A new conversation")
@@ -311,7 +311,7 @@ def test_undo_edit_save_and_load(ready: Place) -> None:
         *["user", "assistant"] * 2,
     ]
     exported = (ready.home / "talk.md").read_text()
-    assert "What is the capital of Spain?" in exported
+    assert "What is the name of the capital of Spain?" in exported
     assert "France?" not in exported
     with chatting(ready) as opened:
         ask(opened, "/save talk.json", "exists already")
@@ -373,7 +373,7 @@ def test_history_that_can_not_be_kept_is_said(ready: Place, tmp_path: Path) -> N
 def test_dumb_terminal(ready: Place) -> None:
     with chatting(ready, TERM="dumb") as opened:
         opened.wait_for("/help lists commands")
-        opened.type("What is the capital of Spain?" + "\x7f" * 6 + "France?" + ENTER)
+        opened.type("What is the name of the capital of Spain?" + "\x7f" * 6 + "France?" + ENTER)
         opened.wait_for("The capital of France is Paris.")
         opened.type("/help" + ENTER)
         opened.wait_for("/export FILE.md")

@@ -11,6 +11,7 @@ from runtime_stub.engine.kv import KV_TYPES, NEEDS_FLASH_ATTENTION
 from runtime_stub.engine.library import library, recent_problems
 from runtime_stub.engine.messages import EngineSettings
 from runtime_stub.engine.model import Model
+from runtime_stub.engine.pages import added, give_back_zeros, private_memory
 from runtime_stub.errors import EngineError
 
 DEFAULT_CONTEXT = 8192
@@ -129,7 +130,10 @@ class Context:
         parameters.kv_unified = True
         parameters.no_perf = True
         recent_problems()
+        before = private_memory()
         self.handle: Any = llama.llama_init_from_model(model.handle, parameters)
+        self._zeroed = added(before, private_memory())
+        """Memory that is new, as ranges of addresses: most of it is the empty cache."""
         if not self.handle:
             reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
             raise EngineError(f"a context of {size.tokens:,} tokens can't be made: {reason}")
@@ -145,6 +149,12 @@ class Context:
         """Whether tokens can be taken back at any time."""
         self.batch_size = int(parameters.n_batch)
         self._batch = llama.llama_batch_init(self.batch_size, 0, 1)
+
+    def give_back_memory(self) -> None:
+        """Let the kernel have what of the cache was never used. Takes some milliseconds the first
+        time, and nothing from then on."""
+        give_back_zeros(self._zeroed)
+        self._zeroed = []
 
     def clear_batch(self) -> None:
         """Start a new batch."""

@@ -303,6 +303,8 @@ class Engine:
     def _turn(self, scheduler: Scheduler | None) -> Scheduler | None:
         """Take in what has arrived (waiting if there is nothing else to do), then step."""
         wait = scheduler is None or scheduler.idle
+        if wait and self._work.empty() and self._context is not None:
+            self._context.give_back_memory()
         while True:
             try:
                 job = self._work.get(block=wait)
