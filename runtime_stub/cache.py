@@ -6,6 +6,8 @@
       models/<sha256>.gguf        a complete model
       models/<sha256>.part        one being extracted: whole verified chunks, then a rest
       models/<sha256>.lock        as for runtimes
+      prompts/<text>-<fits>.prompt   what a server has read (engine/prompt_files.py); nobody
+                                  else's business, and written only when a person asks for it
 
 A name without ".part" is only ever given to complete, synced files, by renaming. Extracted
 files carry the fixed time COMPLETE_TIME, so that any later write to them shows. Whoever uses a
@@ -29,6 +31,7 @@ from runtime_stub.environment import CACHE_VARIABLE
 from runtime_stub.errors import CacheError, SpaceError
 from runtime_stub.trust import check_folder, check_way, owner_trusted
 
+PROMPTS = "prompts"
 COMPLETE_TIME = 946_684_800
 """Modification time of extracted files, seconds since 1970: the first second of 2000."""
 
@@ -108,6 +111,11 @@ def writable_folder(roots: list[Path], name: str, needed: int, *, part: str = ""
         f"no cache folder can be written ({'; '.join(problems)})",
         f"Set {CACHE_VARIABLE} to a folder of your own",
     )
+
+
+def prompt_folder(roots: list[Path]) -> Path:
+    """The folder of the prompts that servers keep, as for `writable_folder`."""
+    return writable_folder(roots, PROMPTS, 0)
 
 
 def finish_file(descriptor: int, part: Path, final: Path) -> None:

@@ -15,11 +15,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime_stub.cache import PROMPTS
 from runtime_stub.errors import OutputError
 from runtime_stub.locks import Taken, try_alone, try_lock
 from runtime_stub.trust import check_folder, check_way
 
-RUNTIME, MODEL, PARTIAL = "runtime", "model", "partial"
+RUNTIME, MODEL, PROMPT, PARTIAL = "runtime", "model", "prompt", "partial"
 _NAMES: dict[str, dict[str, re.Pattern[str]]] = {
     "runtimes": {
         RUNTIME: re.compile(r"[0-9a-f]{64}"),
@@ -29,16 +30,20 @@ _NAMES: dict[str, dict[str, re.Pattern[str]]] = {
         MODEL: re.compile(r"[0-9a-f]{64}\.gguf"),
         PARTIAL: re.compile(r"[0-9a-f]{64}\.part"),
     },
+    PROMPTS: {
+        PROMPT: re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.prompt"),
+        PARTIAL: re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.prompt\.[0-9]+\.part"),
+    },
 }
 
 
 @dataclass(frozen=True)
 class CacheItem:
-    """One extracted runtime or model, complete or not."""
+    """One extracted runtime or model, or a prompt that a server keeps, complete or not."""
 
     root: Path
     kind: str
-    """One of "runtime", "model" or "partial"."""
+    """One of "runtime", "model", "prompt" or "partial"."""
     name: str
     size: int
     """Bytes on disk."""
@@ -114,6 +119,8 @@ def remove(item: CacheItem, *, certain: bool = False) -> bool:
 
 def _lock_of(item: CacheItem) -> Path | None:
     """The lock that is held while `item` is extracted; None if there can't be one."""
+    if item.path.parent.name == PROMPTS:
+        return None  # whoever has read one goes on without it
     if not item.path.name.startswith(".work-"):
         return item.path.with_suffix(".lock")
     prefix = item.path.name.split("-")[1]
@@ -138,6 +145,8 @@ def _delete(path: Path) -> None:
 
 
 def _last_used(path: Path) -> float:
+    if path.parent.name == PROMPTS:
+        return path.lstat().st_mtime
     try:
         return path.with_suffix(".lock").lstat().st_mtime
     except OSError:

@@ -201,14 +201,14 @@ def verify(session: Session, as_json: bool) -> None:
 
 @pack.group()
 def cache() -> None:
-    """What packs have extracted on this machine."""
+    """What packs have extracted on this machine, and prompts that servers keep."""
 
 
 @cache.command("show")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
 def cache_show(session: Session, as_json: bool) -> None:
-    """List extracted runtimes and models, and where they are."""
+    """List extracted runtimes and models, kept prompts, and where they are."""
     from runtime_stub.cache_items import items
     from runtime_stub.models import roots
 
@@ -230,7 +230,8 @@ def cache_show(session: Session, as_json: bool) -> None:
 @cache.command("clear")
 @click.pass_obj
 def cache_clear(session: Session) -> None:
-    """Remove everything extracted that is not in use; it comes back when it is needed."""
+    """Remove everything extracted that is not in use, and kept prompts; it all comes back when
+    it is needed."""
     from runtime_stub.cache_items import items, remove
     from runtime_stub.models import roots
 
@@ -257,7 +258,7 @@ def cache_clear(session: Session) -> None:
 )
 @click.pass_obj
 def cache_prune(session: Session, days: float) -> None:
-    """Remove runtimes and models that nobody has used for a while.
+    """Remove runtimes, models and prompts that nobody has used for a while.
 
     A new version of a pack does the same on its first start.
     """

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime_stub import cache
 from runtime_stub.bundle import Bundle
-from runtime_stub.engine.messages import AdapterSource, ModelSource
-from runtime_stub.errors import FormatError, InputError
+from runtime_stub.engine.messages import AdapterSource, EngineSettings, ModelSource
+from runtime_stub.errors import FormatError, InputError, SatchelError
 from runtime_stub.extract import Progress, extract_model
 from runtime_stub.locks import use
 from runtime_stub.manifest import RAW, Entry
 from runtime_stub.recipe import ModelRecipe, Recipe
+
+if TYPE_CHECKING:
+    from runtime_stub.engine.prompt_files import PromptFolder
 
 BASE = "base"
 """What stands for a model without adapters, after its name."""
@@ -170,6 +176,30 @@ def warm_sources(bundle: Bundle, model: PackedModel) -> tuple[ModelSource, ...]:
         and entry.codec == RAW
         and entry.metadata.get("llama_cpp") == ours
     )
+
+
+def kept_prompts(
+    bundle: Bundle, model: PackedModel, settings: EngineSettings
+) -> PromptFolder | None:
+    """Where the prompts that `model` reads are kept; None where none are, or can be."""
+    if not settings.prompt_cache:
+        return None
+    from runtime_stub.engine.prompt_files import PromptFolder
+
+    fits = (
+        model.entry.sha256,
+        bundle.footer.runtime_sha256.hex(),
+        # None and True are the same: where the model allows it.
+        settings.flash_attention is not False,
+        settings.kv,
+        [(a.name, bundle.entry(a.entry).sha256) for a in model.recipe.adapters],
+    )
+    binding = hashlib.sha256(json.dumps(fits).encode()).digest()
+    try:
+        folder = cache.prompt_folder(roots(bundle))
+    except SatchelError:
+        return None
+    return PromptFolder(folder, settings.prompt_cache, binding)
 
 
 def roots(bundle: Bundle) -> list[Path]:

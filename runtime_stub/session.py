@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from runtime_stub.models import PackedModel, Sources
 
 
+_SERVING = ("parallel", "queue", "timeout", "prompt_cache")
+"""Options of `serve` alone that the engine knows by the same names."""
+
+
 @dataclass(frozen=True)
 class Session:
     """The pack that was started, and how."""
@@ -149,7 +153,7 @@ def engine_settings(
         drafts=drafts is not False,
         template=model.template,
         **values,
-        **{name: options[name] for name in ("parallel", "queue", "timeout") if name in options},
+        **{name: options[name] for name in _SERVING if options.get(name) is not None},
     )
 
 

@@ -17,6 +17,8 @@ from runtime_stub.errors import OutputError
 from runtime_stub.locks import Taken, lock, use
 
 DAY = 24 * 3600
+TEXT = f"{'ab' * 16}-{'cd' * 16}"
+"""Name of a kept prompt."""
 
 
 @pytest.fixture
@@ -47,6 +49,11 @@ def full(root: Path) -> Path:
     (runtimes / NAME / "inner" / "file").write_bytes(bytes(7))
     (runtimes / f"{NAME}.lock").touch()
     (runtimes / ".work-abababababababab-1").mkdir()
+    (root / "prompts").mkdir()
+    prompt = root / "prompts" / f"{TEXT}.prompt"
+    prompt.write_bytes(bytes(3))
+    os.utime(prompt, (2000, 2000))
+    prompt.with_name(f"{prompt.name}.17.part").write_bytes(bytes(2))
     return root
 
 
@@ -58,9 +65,12 @@ class TestItems:
             ("runtime", NAME, 7),
             ("model", NAME, 10),
             ("partial", "cd" * 32, 5),
+            ("prompt", TEXT, 3),
+            ("partial", f"{TEXT}.prompt.17", 2),
         ]
         assert {item.root for item in found} == {full}
         assert found[2].last_used == 1000
+        assert found[4].last_used == 2000
 
     def test_none(self, tmp_path: Path) -> None:
         assert items([tmp_path]) == []
@@ -71,7 +81,8 @@ class TestRemove:
         for item in items([full]):
             remove(item)
         assert items([full]) == []
-        assert s.files_in(full / "models") == s.files_in(full / "runtimes") == set()
+        for folder in ("models", "runtimes", "prompts"):
+            assert s.files_in(full / folder) == set()
 
     def test_link_is_removed_not_followed(self, tmp_path: Path, full: Path) -> None:
         (tmp_path / "mine").mkdir()
@@ -98,7 +109,11 @@ class TestRemove:
             assert (runtime / "inner" / "file").read_bytes() == bytes(7)
             assert model.exists()
             assert runtime.with_suffix(".lock").exists()
-        assert {item.path for item in items([full]) if remove(item)} == {runtime, model}
+        assert {runtime, model} == {
+            item.path
+            for item in items([full])
+            if item.kind in ("runtime", "model") and remove(item)
+        }
 
     @pytest.mark.skipif(os.name == "nt", reason="no locks there yet")
     def test_what_is_being_extracted_stays(self, full: Path) -> None:
@@ -124,6 +139,8 @@ class TestStrangers:
             full / "models" / "notes.part",
             full / "runtimes" / "work",
             full / "runtimes" / ".work-mine",
+            full / "prompts" / "mine.prompt",
+            full / "prompts" / f"{TEXT}.part",
         ]
         for path in mine:
             path.touch()
@@ -135,7 +152,7 @@ class TestStrangers:
         link.symlink_to(full)
         assert items([link]) == []
         (full / "models").chmod(0o777)
-        assert {item.path.parent.name for item in items([full])} == {"runtimes"}
+        assert {item.path.parent.name for item in items([full])} == {"runtimes", "prompts"}
         full.chmod(0o770)
         assert items([full]) == []
 
@@ -186,3 +203,6 @@ class TestPrune:
         path = put_model(root)  # its own time says 2000
         assert prune([root], days=30) == []
         assert path.exists()
+
+    def test_prompts(self, full: Path) -> None:
+        assert [item.name for item in prune([full], days=30) if item.kind == "prompt"] == [TEXT]

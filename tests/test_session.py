@@ -30,3 +30,19 @@ def test_the_command_line_wins_over_the_recipe(recipe: bool | None) -> None:
     assert settings([], model).drafts is (recipe is not False)
     assert settings(["--no-drafts"], model).drafts is False
     assert settings(["--drafts"], model).drafts is True
+
+
+def test_what_only_a_server_decides() -> None:
+    @click.command()
+    @click.option("--parallel", type=int)
+    @click.option("--prompt-cache", type=int)
+    @generation_options
+    def serve(**options: Any) -> EngineSettings:
+        return engine_settings(ModelRecipe("clara"), options, None)
+
+    def made(*arguments: str) -> tuple[int, int]:
+        result = CliRunner().invoke(serve, arguments, standalone_mode=False)
+        return result.return_value.parallel, result.return_value.prompt_cache
+
+    assert made() == (1, 0)
+    assert made("--parallel", "3", "--prompt-cache", "1000") == (3, 1000)

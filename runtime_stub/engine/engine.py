@@ -47,12 +47,17 @@ from runtime_stub.errors import EngineError, PackChangedError, PromptError, Satc
 if TYPE_CHECKING:
     from runtime_stub.engine.embedder import Embedder
     from runtime_stub.engine.prompt import PromptBuilder
+    from runtime_stub.engine.prompt_cache import PromptCache
+    from runtime_stub.engine.prompt_files import PromptFolder
     from runtime_stub.engine.scheduler import Scheduler
+    from runtime_stub.engine.warm import Remembered
 
 FIT_ANSWER = 2048
 """Room for the answer, in tokens, where a request names no limit and the context fits it."""
 CHANGED = "the pack was changed while it was running"
 _CLOSED = "the engine is shutting down"
+_KEEP_SECONDS = 3.0
+"""How long closing may take to write prompts that are worth keeping."""
 
 
 class Ticket:
@@ -75,10 +80,13 @@ class Engine:
         settings: EngineSettings,
         adapters: Sequence[AdapterSource] = (),
         warm: Sequence[ModelSource] = (),
+        prompts: PromptFolder | None = None,
     ) -> None:
         """Start loading the model at `source` in the background, and its `adapters`. `warm` are
-        prompts that it has read already."""
+        prompts that it has read already; in `prompts` it keeps further ones."""
         self._warm_sources = tuple(warm)
+        self._prompt_folder = prompts
+        self._prompts: PromptCache | None = None
         self._source = source
         self._adapter_sources = tuple(adapters)
         self._source_state = _state(source)
@@ -241,6 +249,8 @@ class Engine:
         # The intake reads the vocabulary; samplers, context and model go in this order.
         self._preparer.join()
         if scheduler is not None:
+            if self._prompts is not None and kind == "closed":
+                scheduler.keep_prompts(self._prompts, _KEEP_SECONDS)
             scheduler.close()
         if self._embedder is not None:
             self._embedder.free()
@@ -306,9 +316,12 @@ class Engine:
         if wait and self._work.empty() and self._context is not None:
             self._context.give_back_memory()
         while True:
+            patience = self._prompts.patience if self._prompts is not None else None
             try:
-                job = self._work.get(block=wait)
+                job = self._work.get(block=wait, timeout=patience)
             except queue.Empty:
+                if wait and scheduler is not None and self._prompts is not None:
+                    scheduler.keep_prompts(self._prompts)
                 break
             if job is None:
                 return scheduler
@@ -319,6 +332,8 @@ class Engine:
             scheduler = self._scheduler_for(scheduler, job)
             if scheduler is not None:
                 scheduler.add(job)
+            if self._prompts is not None:
+                self._prompts.note()
         if scheduler is not None:
             # Weights are read from the file as they are needed: changed ones mean nonsense.
             if _state(self._source) != self._source_state:
@@ -372,12 +387,17 @@ class Engine:
         from runtime_stub.engine.warm import read_warm
 
         owner = context
+        remembered: list[Remembered] = [read_warm(source) for source in self._warm_sources]
+        if self._prompt_folder is not None:
+            from runtime_stub.engine.prompt_cache import PromptCache
+
+            self._prompts = PromptCache(self._prompt_folder, remembered)
         return Scheduler(
             self._model,
             owner,
             self._settings.parallel,
             lambda mix: self._adapters.apply(owner.handle, mix),
-            [read_warm(source) for source in self._warm_sources],
+            remembered,
             self._settings.drafts,
         )
 

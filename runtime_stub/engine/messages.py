@@ -62,6 +62,9 @@ class EngineSettings:
     """A chat template to use instead of the model's own."""
     drafts: bool = True
     """Whether to guess ahead what a text repeats, where that pays."""
+    prompt_cache: int = 0
+    """Bytes on disk that prompts may take which are kept from one start to the next; 0 keeps
+    none."""
 
 
 FIT_REQUEST = 0

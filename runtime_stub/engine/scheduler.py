@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from runtime_stub.engine.answer import Answer
 from runtime_stub.engine.aside import put_aside
@@ -33,8 +34,11 @@ from runtime_stub.engine.pace import Pace
 from runtime_stub.engine.sampler import Choice, DeadEndError, Sampler
 from runtime_stub.engine.slots import Slot, place
 from runtime_stub.engine.turns import Turns
-from runtime_stub.engine.warm import WarmPrompt
+from runtime_stub.engine.warm import Remembered
 from runtime_stub.errors import PromptError
+
+if TYPE_CHECKING:
+    from runtime_stub.engine.prompt_cache import PromptCache
 
 _FIRST_CHUNK = 32
 """Tokens that are read in the first step after a rest."""
@@ -50,7 +54,7 @@ class Scheduler:
         context: Context,
         parallel: int,
         apply: Callable[[Mix], None] = lambda _: None,
-        warm: Sequence[WarmPrompt] = (),
+        warm: Sequence[Remembered] = (),
         drafts: bool = False,
     ) -> None:
         """`apply` lets the context compute with other adapters; `warm` are prompts that need
@@ -123,6 +127,14 @@ class Scheduler:
         for slot in self._slots:
             slot.release()
             self._empty(slot)
+
+    def keep_prompts(self, cache: PromptCache, seconds: float | None = None) -> None:
+        """Let `cache` have what idle slots hold: one state now, or all, as far as `seconds`
+        allow."""
+        if seconds is None:
+            cache.keep(self._slots, self._context)
+        else:
+            cache.keep_all(self._slots, self._context, seconds)
 
     def close(self) -> None:
         """Release the samplers, without a word to anyone."""

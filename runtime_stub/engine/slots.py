@@ -13,7 +13,7 @@ from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import Mix
 from runtime_stub.engine.places import Places
 from runtime_stub.engine.sampler import Sampler
-from runtime_stub.engine.warm import WarmPrompt
+from runtime_stub.engine.warm import Remembered
 
 _WORTH_COPYING = 16
 """Tokens of common prefix that are worth sharing another slot's memory for."""
@@ -108,7 +108,7 @@ def place(
     prompt: Sequence[int],
     context: Context,
     mix: Mix = (),
-    warm: Sequence[WarmPrompt] = (),
+    warm: Sequence[Remembered] = (),
 ) -> Slot:
     """The free slot to read `prompt` in, holding as much of its beginning as any slot does that
     was computed with the adapters of `mix`, or as one of the `warm` prompts.
@@ -124,7 +124,7 @@ def place(
     reusable = {slot: slot.reusable(alike[slot], context) for slot in slots}
     donor = max(slots, key=lambda slot: (reusable[slot], -slot.last_used))
     shared = reusable[donor]
-    if not mix and (warmed := _warmed(slots, prompt, context, warm, shared + _WORTH_COPYING)):
+    if warmed := _warmed(slots, prompt, context, mix, warm, shared):
         return warmed
     target = donor
     if donor.job is not None or shared == 0 or len(donor.tokens) - shared > shared:
@@ -153,26 +153,32 @@ def _warmed(
     slots: Sequence[Slot],
     prompt: Sequence[int],
     context: Context,
-    warm: Sequence[WarmPrompt],
-    least: int,
+    mix: Mix,
+    warm: Sequence[Remembered],
+    shared: int,
 ) -> Slot | None:
-    """A free slot with the state of a warm prompt that saves reading `least` tokens or more."""
+    """A free slot with the state of a warm prompt that saves reading enough tokens, where `shared`
+    of them need no reading anyway."""
     fitting = []
     for candidate in warm:
+        if candidate.mix != mix or len(candidate.tokens) > context.size.tokens:
+            continue
         alike = min(common(candidate.tokens, prompt), len(prompt) - 1)
         fits = alike == len(candidate.tokens) or context.cuttable
-        if fits and alike >= least and len(candidate.tokens) <= context.size.tokens:
+        if fits and alike >= shared + candidate.least:
             fitting.append((alike, candidate))
     if not fitting:
         return None
     free = [slot for slot in slots if slot.job is None]
     target = min(free, key=lambda slot: (bool(slot.tokens), slot.last_used))
-    target.forget()
-    target.mix = ()
-    # One that was made with other settings is refused.
+    # One that was made with other settings is refused, or its file is gone.
     for alike, candidate in sorted(fitting, key=lambda item: -item[0]):
-        count = len(candidate.tokens)
-        kept = context.set_state(target.sequence, candidate.state, count, alike)
+        state = candidate.state
+        if not state:
+            continue
+        target.forget()
+        target.mix = mix
+        kept = context.set_state(target.sequence, state, len(candidate.tokens), alike)
         target.tokens = list(prompt[:kept])
         if kept:
             if not context.cuttable:

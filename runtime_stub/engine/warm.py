@@ -18,12 +18,34 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from runtime_stub.engine.messages import ModelSource
+from runtime_stub.engine.messages import Mix, ModelSource
 from runtime_stub.errors import FormatError
 
 MAGIC = b"SATCHELW"
 _HEAD = struct.Struct("<8sI")
+
+
+class Remembered(Protocol):
+    """A prompt that need not be read again."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What was read."""
+
+    @property
+    def mix(self) -> Mix:
+        """The adapters that it was read with."""
+
+    @property
+    def least(self) -> int:
+        """How many tokens must need no reading for it to be of use."""
+
+    @property
+    def state(self) -> memoryview:
+        """What reading left, writable, as ctypes wants it; nothing writes to it. Empty where it
+        can't be had any more."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,8 @@ class WarmPrompt:
 
     tokens: tuple[int, ...]
     state: memoryview
-    """Writable, as ctypes wants it; nothing writes to it."""
+    mix: Mix = ()
+    least: int = 16
 
 
 def read_warm(source: ModelSource) -> WarmPrompt:
@@ -40,7 +63,11 @@ def read_warm(source: ModelSource) -> WarmPrompt:
     end = source.offset + source.length
     # Private: what is mapped can't be changed through it.
     whole = memoryview(mmap.mmap(source.descriptor, end, access=mmap.ACCESS_COPY))
-    data = whole[source.offset :]
+    return WarmPrompt(*read_tokens(whole[source.offset :]))
+
+
+def read_tokens(data: memoryview) -> tuple[tuple[int, ...], memoryview]:
+    """The tokens of a warm prompt, and its state. Raises FormatError for something else."""
     magic, count = _HEAD.unpack_from(data) if len(data) >= _HEAD.size else (b"", 0)
     start = _HEAD.size + 4 * count
     if magic != MAGIC or start >= len(data):
@@ -48,7 +75,7 @@ def read_warm(source: ModelSource) -> WarmPrompt:
     tokens = array("i", bytes(data[_HEAD.size : start]))
     if sys.byteorder == "big":
         tokens.byteswap()
-    return WarmPrompt(tuple(tokens), data[start:])
+    return tuple(tokens), data[start:]
 
 
 def write_warm(tokens: Sequence[int], state: bytes) -> bytes:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from runtime_stub.server.state import Served
 
 DEFAULT_PORT = 8080
+DEFAULT_PROMPT_CACHE = "1GB"
 API_KEY_VARIABLE = "SATCHEL_API_KEY"
 
 
@@ -125,6 +126,15 @@ def _checked_size(
     help="Memory for models, such as 8GB: those that do not fit together take turns.  "
     "[default: what is free]",
 )
+@click.option(
+    "--prompt-cache",
+    is_flag=False,
+    flag_value=DEFAULT_PROMPT_CACHE,
+    callback=_checked_size,
+    metavar="[SIZE]",
+    help="Keep long prompts that were read on disk, for the next start: they hold what people "
+    f"typed. SIZE is what they may take together.  [default: none; alone: {DEFAULT_PROMPT_CACHE}]",
+)
 @click.option("--open", "open_page", is_flag=True, help="Open it in the browser.")
 @generation_options
 @sandbox_options
@@ -153,7 +163,7 @@ def serve(
     # The address is ours before anything slow happens; the model loads while the rest imports.
     models = packed_models(session.bundle, session.recipe)
     broker = _broker(session, options, listener)
-    _extract_first(session, models, options)
+    _prepare_cache(session, models, options)
     confinement = enter(session, options, serving=True)
     engines = _engines(session, models, options)
 
@@ -295,13 +305,20 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
 
     def load(start: Start, on_progress: Callable[[float], None]) -> Engine:
         from runtime_stub.engine.engine import Engine
-        from runtime_stub.models import as_fractions, choose, find_sources, packed_models
+        from runtime_stub.models import (
+            as_fractions,
+            choose,
+            find_sources,
+            kept_prompts,
+            packed_models,
+        )
 
         model, _ = choose(packed_models(session.bundle, session.recipe), start.model)
         found = find_sources(
             session.bundle, model, on_start=as_fractions(on_progress), on_wait=lambda: None
         )
-        return Engine(found.model, start.settings, found.adapters, found.warm)
+        prompts = kept_prompts(session.bundle, model, start.settings)
+        return Engine(found.model, start.settings, found.adapters, found.warm, prompts)
 
     try:
         os.set_inheritable(descriptor, False)
@@ -312,11 +329,17 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
     os._exit(run_engine(Connection(end), load))
 
 
-def _extract_first(
+def _prepare_cache(
     session: Session, models: Sequence[PackedModel], options: dict[str, Any]
 ) -> None:
-    """With a progress bar. Other models are extracted when they are asked for."""
+    """Extract the first model, with a progress bar; others are extracted when they are asked for.
+    Make what is written to later: a confined process may write only where something is."""
+    from runtime_stub.cache import prompt_folder
     from runtime_stub.manifest import RAW
+    from runtime_stub.models import roots
+
+    if options["prompt_cache"]:
+        prompt_folder(roots(session.bundle))
 
     if models[0].entry.codec != RAW and not options["lazy"]:
         os.close(find_model(session, models[0]).model.descriptor)
