@@ -132,6 +132,36 @@ def test_signals_end_it_and_what_follows_is_reached(number: signal.Signals) -> N
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
 
 
+NOBODY_LISTENS = """
+import os, signal, threading
+from starlette.applications import Starlette
+from runtime_stub.server.listener import listen
+from runtime_stub.server.serve import run
+
+reader, writer = os.pipe()
+os.close(reader)
+run(
+    Starlette(),
+    listen("127.0.0.1", 0),
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start,
+    on_stopping=lambda: os.write(writer, b"stopping"),
+)
+print("stopped")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX does")
+def test_it_ends_where_nobody_can_be_told() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY_LISTENS],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
+
+
 @pytest.mark.parametrize("key", ["", "  ", "ä", "a\nb", "a\x7f"])
 def test_key_that_no_header_can_carry(key: str) -> None:
     result = CliRunner().invoke(pack, ["serve", "--api-key", key])

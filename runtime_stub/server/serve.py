@@ -32,7 +32,7 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, or until `is_over`; running answers may end.
 
-    `on_stopping` is called at the first signal. Closes the socket.
+    `on_stopping` is called soon after the first signal. Closes the socket.
     """
     room = Room(max(_SPARE_FILES // 2, min(MOST, allow_many_files() - _SPARE_FILES)))
     config = uvicorn.Config(
@@ -71,13 +71,16 @@ class _Server(uvicorn.Server):
         self._on_ready = on_ready
         self._on_stopping = on_stopping
         self._is_over = is_over
+        self._told = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop, at once when asked by Ctrl-C again. uvicorn's own would raise the signal
-        anew when it has stopped, and what comes after the server would not be reached."""
+        anew when it has stopped, and what comes after the server would not be reached.
+
+        This runs between any two instructions: nothing in here may raise, for whatever was
+        interrupted would end instead of the server.
+        """
         del frame
-        if not self.should_exit:
-            self._on_stopping()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
@@ -87,6 +90,11 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         self._room.look(asyncio.get_running_loop().time())
+        if self.should_exit and not self._told:
+            self._told = True
+            # Nobody may be left to be told: where standard error is a pipe that was closed, say.
+            with contextlib.suppress(OSError):
+                self._on_stopping()
         return await super().on_tick(counter) or self._is_over()
 
 
