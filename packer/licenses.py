@@ -36,7 +36,7 @@ class Component:
     license: str
     texts: tuple[Path, ...]
     source: str = "native"
-    """Where it comes from: "pypi", "deb" or "native", which is everything else."""
+    """Where it comes from: "pypi", "deb", "npm" or "native", which is everything else."""
 
 
 def collect_licenses(checkout: Path, runtime: Path, target: Path) -> list[Component]:
@@ -138,16 +138,32 @@ def _classifier(found: Distribution) -> str:
 
 
 def _native(checkout: Path) -> Iterator[Component]:
-    """What is compiled in: llama.cpp, and the launcher's zstd and C library."""
+    """What is compiled in: llama.cpp, and in the launcher zstd, its C library and the compiler's
+    own functions."""
     yield Component("llama.cpp", "", "MIT", (llama_package() / "share" / "LICENSE",))
     yield Component("zstd", _zstd_version(checkout), "BSD-3-Clause", _zstd_texts(checkout))
     try:
         zig = Path(str(distribution("ziglang").locate_file("ziglang")))
     except PackageNotFoundError:
         return
-    text = zig / "lib" / "libc" / "musl" / "COPYRIGHT"
     if sys.platform.startswith("linux"):
-        yield Component("musl", "", "MIT", (text,) if text.is_file() else ())
+        musl = zig / "lib" / "libc" / "musl"
+        text = musl / "COPYRIGHT"
+        texts = (text,) if text.is_file() else ()
+        yield Component("musl", musl_version(musl), "MIT", texts)
+    text = zig / "LICENSE"
+    texts = (text,) if text.is_file() else ()
+    yield Component("zig compiler-rt", distribution("ziglang").version, "MIT", texts)
+
+
+def musl_version(sources: Path) -> str:
+    """The version of musl whose sources lie in a folder. Raises StubError when none is stated."""
+    header = sources / "src" / "internal" / "version.h"
+    text = header.read_text(encoding="utf-8", errors="replace") if header.is_file() else ""
+    found = re.search(r'#define\s+VERSION\s+"([^"]+)"', text)
+    if found is None:
+        raise StubError(f"{header} does not say which version of musl it is")
+    return found[1]
 
 
 def _zstd_texts(checkout: Path) -> tuple[Path, ...]:
@@ -161,7 +177,7 @@ def _web_libraries(checkout: Path) -> Iterator[Component]:
         folder = package_folder(checkout, library.package)
         facts = json.loads((folder / "package.json").read_bytes())
         texts = tuple(path for path in sorted(folder.iterdir()) if _TEXT_NAMES.match(path.name))
-        yield Component(facts["name"], facts["version"], facts["license"], texts)
+        yield Component(facts["name"], facts["version"], facts["license"], texts, "npm")
 
 
 def _zstd_version(checkout: Path) -> str:

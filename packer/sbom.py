@@ -107,7 +107,7 @@ def _runtime_parts(bundle: Bundle) -> Iterator[Component]:
             name=name,
             version=version or None,
             bom_ref=f"{item.get('source', 'native')}:{name}",
-            purl=_purl(str(item.get("source", "")), name, version),
+            purl=_purl(str(item.get("source", "native")), name, version),
             licenses=[] if licence == "see text" else [_license(licence)],
         )
 
@@ -125,10 +125,15 @@ def _licence_index(bundle: Bundle) -> list[dict[str, Any]]:
     raise FormatError(f"{bundle.path} does not list what its runtime is made of")
 
 
-def _purl(source: str, name: str, version: str) -> PackageURL | None:
-    if source not in ("pypi", "deb"):
-        return None
-    namespace = "debian" if source == "deb" else None
+def _purl(source: str, name: str, version: str) -> PackageURL:
+    """What scanners for known faults look a component up by."""
+    namespace: str | None = None
+    if source == "deb":
+        namespace = "debian"
+    elif source == "npm" and "/" in name:
+        namespace, _, name = name.partition("/")
+    elif source not in ("pypi", "npm"):
+        source, name = "generic", name.lower().replace(" ", "-")
     return PackageURL(source, namespace, name, version or None)
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from runtime_stub.environment import Launch
 from runtime_stub.streams import open_null
 
-_EDITORS = ("sensible-editor", "nano", "vim", "vi")
 _BROWSERS = ("xdg-open", "open", "sensible-browser", "firefox", "chromium")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -95,18 +94,26 @@ def open_browser(launch: Launch, address: str) -> bool:
     return False
 
 
-def run_editor(launch: Launch, text: str) -> str | None:
-    """`text` as the person leaves it in their editor, None when the editor failed.
+def named_editor(launch: Launch) -> str:
+    """The editor that the person has named, as a shell would take it; empty for none."""
+    environment = launch.host_environment
+    return (environment.get("VISUAL") or environment.get("EDITOR") or "").strip()
 
-    Raises OSError (FileNotFoundError when there is no editor).
+
+def run_editor(launch: Launch, text: str) -> str | None:
+    """`text` as the person leaves it in the editor they have named, None when the editor failed.
+
+    It has our terminal. Raises OSError (FileNotFoundError when there is no such editor).
     """
     environment = launch.host_environment
-    chosen = environment.get("VISUAL") or environment.get("EDITOR")
-    path = environment.get("PATH", os.defpath)
-    found = (shutil.which(name, path=path) for name in _EDITORS)
-    command = shlex.split(chosen) if chosen else [name for name in found if name][:1]
+    try:
+        command = shlex.split(named_editor(launch))
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"VISUAL or EDITOR can't be understood ({error})") from None
     if not command:
-        raise FileNotFoundError(errno.ENOENT, "there is no editor; set EDITOR to one")
+        raise FileNotFoundError(errno.ENOENT, "no editor is named; set EDITOR to one")
+    if shutil.which(command[0], path=environment.get("PATH", os.defpath)) is None:
+        raise FileNotFoundError(errno.ENOENT, f"there is no program {command[0]!r}")
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, "message.md")
         draft.write_text(text, encoding="utf-8", errors="replace")

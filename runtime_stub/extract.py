@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -17,6 +18,11 @@ from runtime_stub.manifest import CODECS, RAW, ZSTD_FRAMES, Entry
 
 Progress = Callable[[int], None]
 """Called with the number of decoded bytes that have been dealt with since the last call."""
+
+_FULL = {
+    errno.ENOSPC: "the disk of {} is full",
+    errno.EDQUOT: "what you may use of the disk of {} (your quota) is used up",
+}
 
 
 def decode_chunk(bundle: Bundle, entry: Entry, chunk: Chunk) -> bytes:
@@ -62,28 +68,48 @@ def extract_model(
 ) -> Path:
     """The path of the extracted model, extracting it into the cache if it is not there.
 
-    `on_start` gets the size in bytes when there is something to do and returns the progress
-    function. Raises CacheError, SpaceError or DamagedError; what was verified by then stays
-    for the next try.
+    `on_start` gets the size in bytes when there is something to do, again for each further root
+    when one turns out to be full, and returns the progress function. Raises CacheError,
+    SpaceError or DamagedError; what was verified by then stays for the next try.
     """
     found = cache.find_model(roots, entry.sha256, entry.size)
     if found is not None:
         cache.mark_used(found)
         return found
+    return _extract_to_first(bundle, entry, roots, on_start, on_wait)
+
+
+def _extract_to_first(
+    bundle: Bundle,
+    entry: Entry,
+    roots: list[Path],
+    on_start: Callable[[int], Progress],
+    on_wait: Callable[[], None],
+) -> Path:
+    """Extract into the first of the roots that takes it."""
     name = f"{entry.sha256}.part"
     folder = cache.writable_folder(roots, "models", entry.size, part=name)
     part, final = folder / name, folder / f"{entry.sha256}.gguf"
+    held = final.with_suffix(".lock")
     try:
-        with lock(final.with_suffix(".lock"), on_wait):
+        with lock(held, on_wait):
             if cache.find_model([folder.parent], entry.sha256, entry.size) is None:
                 _extract(bundle, entry, part, final, on_start(entry.size))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SpaceError(
-                f"the disk of {folder} is full", "Free some space and start again"
-            ) from None
-        raise CacheError(f"{part} can't be written: {error.strerror}") from None
-    return final
+        if error.errno not in _FULL:
+            raise CacheError(f"{part} can't be written: {error.strerror}") from None
+        full = SpaceError(_FULL[error.errno].format(folder), "Free some space and start again")
+    else:
+        return final
+    # A quota shows only when it is reached: the system says that there is room.
+    try:
+        rest = roots[roots.index(folder.parent) + 1 :]
+        path = _extract_to_first(bundle, entry, rest, on_start, on_wait)
+    except (CacheError, SpaceError):
+        raise full from None
+    with contextlib.suppress(OSError), lock(held, on_wait):
+        part.unlink()
+    return path
 
 
 def _extract(bundle: Bundle, entry: Entry, part: Path, final: Path, progress: Progress) -> None:

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,6 +30,33 @@ def in_own_mounts(script: str, command: Sequence[str | Path]) -> list[str]:
     if subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     return [*words, f'{script}\nexec "$@"', "sh", *map(str, command)]
+
+
+def with_quota(folder: Path, size: str) -> str:
+    """A script for `in_own_mounts`: the folder "home" within `folder` may hold `size` at most,
+    though its disk has room for more. A quota of Btrfs, as the kernel keeps it.
+
+    Skips the test where that can't be had.
+    """
+    if not (shutil.which("mkfs.btrfs") and shutil.which("btrfs") and shutil.which("mount")):
+        pytest.skip("btrfs-progs is not installed")
+    image = folder.with_suffix(".img")
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(512 << 20)
+    subprocess.run(["mkfs.btrfs", "--quiet", image], check=True, capture_output=True)
+    script = (
+        f"mount -o loop {image} {folder}; btrfs quota enable {folder}; "
+        f"btrfs subvolume create {folder}/home > /dev/null; chmod 700 {folder}/home; "
+        f"btrfs qgroup limit {size} {folder}/home;"
+    )
+    tried = subprocess.run(
+        in_own_mounts(script, ["true"]), check=False, capture_output=True, text=True
+    )
+    if tried.returncode:
+        pytest.skip(f"no quota can be had here: {tried.stderr.strip()}")
+    # It was kept by the first try, in which nothing was written to it.
+    return f"mount -o loop {image} {folder};"
 
 
 class Watch:
@@ -87,16 +115,40 @@ def memory_limit(size: int) -> Iterator[Path]:
     try:
         group.mkdir()
         (group / limit).write_text(str(size))
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             group.rmdir()
-        pytest.skip("no control group can be made here")
+        pytest.skip(f"no control group can be made here: {error}")
+    # No swap, where there is any.
+    for name, value in (("memory.memsw.limit_in_bytes", str(size)), ("memory.swap.max", "0")):
+        with contextlib.suppress(OSError):
+            if (group / name).exists():
+                (group / name).write_text(value)
     try:
         yield group
     finally:
-        for line in (group / "cgroup.procs").read_text().split():
-            os.kill(int(line), signal.SIGKILL)
-        group.rmdir()
+        for folder in (*(path for path in group.iterdir() if path.is_dir()), group):
+            until = time.monotonic() + 30
+            while processes := (folder / "cgroup.procs").read_text().split():
+                assert time.monotonic() < until
+                for process in processes:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(process), signal.SIGKILL)
+                time.sleep(0.02)
+            folder.rmdir()
+
+
+def killed_for_memory(group: Path) -> int:
+    """How many processes of a control group the kernel has killed for want of memory."""
+    old = group / "memory.oom_control"
+    text = (old if old.exists() else group / "memory.events").read_text()
+    counts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+    return int(counts["oom_kill"])
+
+
+def in_group(group: Path, command: Sequence[str | Path]) -> list[str | Path]:
+    """`command`, run within a control group."""
+    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh", *command]
 
 
 def needs_strace() -> str:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from runtime_stub.server.admission import MOST, Admission, room_for_bodies
-from runtime_stub.server.replies import MAX_BODY, Problem, problem_reply
+from runtime_stub.server.admission import LARGEST, PER_BYTE, Admission, room_for_bodies, weight
+from runtime_stub.server.replies import Problem, problem_reply
 
 Messages = list[dict[str, Any]]
 
@@ -61,7 +63,7 @@ async def ask(app: Admission, pieces: Iterable[bytes], *, length: int | None = N
 def test_what_does_not_fit_is_refused_until_there_is_room(with_length: bool) -> None:
     async def run() -> None:
         reader = Reader()
-        app = Admission(reader, 100, lambda _: shape)
+        app = Admission(reader, 100 * PER_BYTE, lambda _: shape)
         length = 60 if with_length else None
         first = asyncio.create_task(ask(app, [b"x" * 30, b"x" * 30], length=length))
         while reader.read < 60:
@@ -81,8 +83,8 @@ def test_what_does_not_fit_is_refused_until_there_is_room(with_length: bool) -> 
 def test_what_is_refused_for_its_length_is_not_read() -> None:
     async def run() -> None:
         reader = Reader()
-        app = Admission(reader, 100, lambda _: shape)
-        assert await ask(app, [b"x" * 101], length=101) == 503
+        app = Admission(reader, 100 * PER_BYTE, lambda _: shape)
+        assert await ask(app, [b"x" * 101], length=101) == 413
         assert reader.read == 0
 
     asyncio.run(run())
@@ -93,7 +95,7 @@ def test_a_failing_request_gives_its_room_back() -> None:
         raise ZeroDivisionError
 
     async def run() -> None:
-        app = Admission(fail, 100, lambda _: shape)
+        app = Admission(fail, 100 * PER_BYTE, lambda _: shape)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
                 await ask(app, [b""], length=90)
@@ -101,6 +103,34 @@ def test_a_failing_request_gives_its_room_back() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("free", "room"), [(0, MAX_BODY), (512 << 20, 32 << 20), (64 << 30, MOST)])
+@pytest.mark.parametrize(
+    "written", [b"[],", b"{},", b'"",', b'{"a":1},', b'{"role":"user","content":""},']
+)
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_many_short_values_count_with_what_becomes_of_them(written: bytes, step: int) -> None:
+    """However the body is cut into pieces."""
+    body = b"[" + written * 1000 + b"1]"
+    objects = sys.getsizeof(json.loads(b"[" + written + b"1]")[0]) * 1000
+    needed = len(body) * PER_BYTE + weight(body)
+    assert needed > 2 * objects, "in two processes"
+
+    async def run() -> None:
+        reader = Reader()
+        reader.go.set()
+        pieces = [body[start : start + step] for start in range(0, len(body), step)]
+        fits = Admission(reader, needed, lambda _: shape)
+        assert await ask(fits, pieces, length=len(body)) == 200
+        assert await ask(fits, pieces) == 200, "all was given back"
+        too_small = Admission(reader, needed // 2, lambda _: shape)
+        reader.read = 0
+        assert await ask(too_small, pieces, length=len(body)) == 413
+        assert reader.read < len(body) or step == len(body)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("free", "room"), [(0, LARGEST), (1 << 30, 256 << 20), (64 << 30, 4 * LARGEST)]
+)
 def test_room_depends_on_free_memory(free: int, room: int) -> None:
     assert room_for_bodies(free) == room

@@ -131,6 +131,33 @@ def test_no_editor(folder: Path) -> None:
     forked.close()
 
 
+@pytest.mark.parametrize(
+    ("named", "match"), [("nowhere-to-be-found -w", "no program 'nowhere"), ("'half", "understood")]
+)
+def test_an_editor_that_can_not_be_started(folder: Path, named: str, match: str) -> None:
+    launch = launch_in(folder, VISUAL=named, EDITOR="true")
+    forked = fork_broker(launch, Offer.EDITOR)
+    for broker in (DirectBroker(launch), forked):
+        with pytest.raises(OSError, match=match):
+            broker.edit("text")
+    forked.close()
+
+
+def test_an_editor_with_arguments_sees_a_file_of_ours_alone(folder: Path) -> None:
+    """And nothing of it stays."""
+    editor = folder / "editor"
+    editor.write_text(
+        '#!/bin/sh\nstat -c "%a %U" "$(dirname "$2")" > "$1"\necho "$2" >> "$1"\necho b > "$2"\n'
+    )
+    editor.chmod(0o755)
+    forked = fork_broker(launch_in(folder, VISUAL=f"{editor} {folder}/seen"), Offer.EDITOR)
+    assert forked.edit("a") == "b\n"
+    forked.close()
+    rights, path = (folder / "seen").read_text().splitlines()
+    assert rights.startswith("700 ")
+    assert not Path(path).parent.exists()
+
+
 def test_the_browser_shows_pages_of_this_machine_alone(folder: Path) -> None:
     browser = folder / "xdg-open"
     browser.write_text(f'#!/bin/sh\necho "$1" > {folder}/shown\n')

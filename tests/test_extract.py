@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from io import RawIOBase
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -219,7 +222,11 @@ class TestDisk:
 
     @pytest.mark.parametrize(
         ("number", "error", "match"),
-        [(28, SpaceError, "is full"), (30, CacheError, "can't be written: Read-only")],
+        [
+            (errno.ENOSPC, SpaceError, "is full"),
+            (errno.EDQUOT, SpaceError, "quota"),
+            (errno.EROFS, CacheError, "can't be written: Read-only"),
+        ],
     )
     def test_errors_on_the_way(
         self,
@@ -237,6 +244,40 @@ class TestDisk:
         with pytest.raises(error, match=match):
             run(bundle, [root], Meter().start)
         assert not list(root.rglob("*.gguf"))
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+    def test_the_next_folder_is_taken(
+        self, bundle: Bundle, root: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        """And what the full one took is given back."""
+        other, third = root.with_name("other"), root.with_name("third")
+        write, said = extract._write, Meter()
+
+        def fail_in_the_first(file: RawIOBase, data: bytes) -> None:
+            write(file, data)
+            part = next((root / "models").glob("*.part"))
+            if os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(extract, "_write", fail_in_the_first)
+        path = run(bundle, [root, other, third], said.start)
+        assert path.parent == other / "models"
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+        assert [p.suffix for p in (root / "models").iterdir()] == [".lock"]
+        assert not third.exists()
+
+    def test_no_folder_takes_it(
+        self, bundle: Bundle, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first is named; what was verified stays there."""
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+        monkeypatch.setattr(extract, "_write", fail)
+        with pytest.raises(SpaceError, match=re.escape(f"{root / 'models'} (your quota)")):
+            run(bundle, [root, root.with_name("other")], Meter().start)
+        assert list(root.rglob("*.part"))
 
     def test_an_error_of_the_lock(
         self, bundle: Bundle, root: Path, monkeypatch: pytest.MonkeyPatch

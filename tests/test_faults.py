@@ -29,7 +29,16 @@ from running_pack import (
     sample_pack,
     satchel,
 )
-from surroundings import Watch, in_own_mounts, memory_limit, needs_strace, without_locks
+from surroundings import (
+    Watch,
+    in_group,
+    in_own_mounts,
+    killed_for_memory,
+    memory_limit,
+    needs_strace,
+    with_quota,
+    without_locks,
+)
 
 from runtime_stub.cache import COMPLETE_TIME
 from runtime_stub.locks import Taken, try_alone
@@ -256,6 +265,28 @@ def test_read_only_home(fresh: Place) -> None:
 
 
 @needs_root
+def test_no_home(open_place: Place) -> None:
+    """A user of whom the system knows nothing but the number, and an environment without HOME."""
+    folder = open_place.home.parent / "tmp"
+    folder.mkdir(mode=0o1777)
+    folder.chmod(0o1777)
+    result = subprocess.run(
+        [open_place.pack, *ASK],
+        user=STRANGER,
+        group=STRANGER,
+        extra_groups=[],
+        env={"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
+    assert (result.returncode, "Paris" in result.stdout) == (0, True), result.stderr
+    assert (folder / f"satchel-{STRANGER}" / "runtimes").is_dir()
+
+
+@needs_root
 def test_pack_on_a_read_only_medium(fresh: Place, tmp_path: Path) -> None:
     """And no home: the temporary folder is left."""
     medium = tmp_path / "medium"
@@ -306,6 +337,44 @@ def test_full_disk(compressed: Path, tmp_path: Path, size: str, code: int) -> No
     assert result.stderr.count("\n") == 1
     assert "Free some" in result.stderr
     assert result.stdout == "", "work folders that were left behind"
+
+
+@needs_root
+@pytest.mark.parametrize(("size", "code"), [("20M", 73), ("110M", 8)])
+def test_quota(compressed: Path, tmp_path: Path, size: str, code: int) -> None:
+    """Used up while the runtime, or the model, is written to the one folder that was chosen."""
+    there = place(tmp_path, source=compressed)
+    disk = tmp_path / "disk"
+    mounting = with_quota(disk, size)
+    look = f"'{there.pack}' --satchel-cache {disk}/home ask hello || code=$?"
+    script = (
+        f"{mounting} {look}; find {disk} -name '.work*'; df -BM --output=avail {disk}; exit $code;"
+    )
+    result = run_mounted(there, script)
+    assert result.returncode == code, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "quota" in result.stderr
+    assert "Free some" in result.stderr
+    left, room = result.stdout.rsplit("Avail\n", 1)
+    assert left == "", "work folders that were left behind"
+    assert int(room.strip().rstrip("M")) > 150, "the disk itself was never full"
+
+
+@needs_root
+@pytest.mark.parametrize("size", ["20M", "110M"])
+def test_quota_of_a_home(compressed: Path, tmp_path: Path, size: str) -> None:
+    """What does not fit there goes to the next folder, and the home is as before."""
+    there = place(tmp_path, source=compressed)
+    disk = tmp_path / "disk"
+    mounting = with_quota(disk, size)
+    look = f'"$@"; code=$?; find {disk} -name "*.gguf" -o -name "*.part" -o -name ".work*"'
+    script = f"{mounting} {look}; exit $code;"
+    result = run_mounted(there, script, *ASK, HOME=f"{disk}/home")
+    assert (result.returncode, result.stdout.count("Paris")) == (0, 1), result.stderr
+    assert len(result.stdout.splitlines()) == 1, "only the answer, and no files"
+    beside = there.pack.parent / ".satchel-cache"
+    assert len(list(beside.glob("models/*.gguf"))) == 1
+    assert len(list(beside.glob("runtimes/*/satchel-runtime"))) == (size == "20M")
 
 
 def test_a_file_system_without_locks(fresh: Place) -> None:
@@ -431,19 +500,42 @@ def test_anothers_folder_where_the_cache_should_be(open_place: Place, planted: s
 # Memory
 
 
-def test_in_512_megabytes(fresh: Place) -> None:
-    fresh.run("--version")
+def run_limited(group: Path, there: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        in_group(group, [there.pack, *arguments]),
+        env=there.environment(),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_in_512_megabytes(fresh: Place, nested: bool) -> None:
+    """The first start, too; and in a group without a limit of its own, inside of one."""
     with memory_limit(512 << 20) as group:
-        result = subprocess.run(
-            ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh", fresh.pack, *ASK],
-            env=fresh.environment(),
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=120,
-            check=False,
-        )
-    assert (result.returncode, "Paris" in result.stdout) == (0, True), result.stderr
+        inner = group / "inner"
+        if nested:
+            inner.mkdir()
+        place_of = inner if nested else group
+        result = run_limited(place_of, fresh, *ASK)
+        assert (result.returncode, "Paris" in result.stdout) == (0, True), result.stderr
+        machine = json.loads(run_limited(place_of, fresh, "info", "--json").stdout)["machine"]
+        assert machine["memory_total"] == 512 << 20
+        assert 256 << 20 < machine["memory_available"] < 512 << 20
+        assert killed_for_memory(group) == 0
+
+
+def test_what_needs_more_than_512_megabytes_is_refused(fresh: Place) -> None:
+    """With a reason, before it is begun."""
+    with memory_limit(512 << 20) as group:
+        result = run_limited(group, fresh, "serve", "--port", "0", "--context", "32768")
+        assert result.returncode == 10, result.stderr
+        assert "32,768 tokens needs" in result.stderr
+        assert "MB are free" in result.stderr
+        assert killed_for_memory(group) == 0
 
 
 # Altered behind our back

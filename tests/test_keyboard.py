@@ -138,6 +138,28 @@ def test_settings_come_and_go(streams: tuple[int, TextIO, TextIO]) -> None:
     assert written == b"\x1b[?2004h\x1b[?2004l\x1b[?25h."
 
 
+def test_lending_the_terminal(streams: tuple[int, TextIO, TextIO]) -> None:
+    """Another program finds it as it was, also after a pause; then we have it back."""
+    leader, stdin, stdout = streams
+    before = termios.tcgetattr(leader)
+    with Keyboard(stdin, stdout, marks_paste=True, encoding="utf-8") as keyboard:
+        during = termios.tcgetattr(leader)
+        with keyboard.lent():
+            assert termios.tcgetattr(leader) == before
+            os.kill(os.getpid(), signal.SIGCONT)
+            time.sleep(0.05)
+            assert termios.tcgetattr(leader) == before
+            stdout.write("lent")
+            stdout.flush()
+        assert termios.tcgetattr(leader) == during
+        stdout.write(".")
+        stdout.flush()
+        written = b""
+        while not written.endswith(b"."):
+            written += os.read(leader, 100)
+        assert written == b"\x1b[?2004h\x1b[?2004l\x1b[?25hlent\x1b[?2004h."
+
+
 def test_whoever_runs_us_echoes(streams: tuple[int, TextIO, TextIO]) -> None:
     leader, stdin, stdout = streams
     mode = termios.tcgetattr(leader)

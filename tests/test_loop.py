@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from runtime_stub.chat.conversation import Conversation
 from runtime_stub.chat.files import Files
 from runtime_stub.chat.loop import Chat
 from runtime_stub.chat.pack_models import Prepared
+from runtime_stub.confinement.broker import DirectBroker
 from runtime_stub.engine.messages import (
     EngineSettings,
     Event,
@@ -25,6 +27,7 @@ from runtime_stub.engine.messages import (
     Text,
     Usage,
 )
+from runtime_stub.environment import Launch
 from runtime_stub.errors import EngineError
 
 
@@ -70,14 +73,27 @@ class ScriptedFace:
     def listing(self, lines: list[str]) -> None:
         self.listings.append(lines)
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        self.screen += "["
+        try:
+            yield
+        finally:
+            self.screen += "]"
+
 
 def said(*texts: str, usage: Usage = NO_USAGE, reason: str = "stop") -> list[Event | float]:
     return [PromptRead(1, 0), *map(Text, texts), Finished(reason, usage)]
 
 
-def talk(engine: ScriptedEngine, face: ScriptedFace, template: Request | None = None) -> None:
+def talk(
+    engine: ScriptedEngine,
+    face: ScriptedFace,
+    template: Request | None = None,
+    files: Files | None = None,
+) -> None:
     conversation = Conversation(engine, None, template or Request())
-    commands = Commands(conversation, OneModel(), Files(direct_broker(Path())))
+    commands = Commands(conversation, OneModel(), files or Files(direct_broker(Path())))
     Chat(conversation, commands, face).run()
 
 
@@ -112,6 +128,34 @@ def test_editing_the_last_question() -> None:
     talk(engine, face)
     assert "one" in face.defaults
     assert [m["content"] for m in engine.requests[-1].messages] == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("editor", "asked", "told"),
+    [
+        ("printf 'two\n lines\n' >", "two\n lines", []),
+        ("true", None, ["The question is as it was. /retry asks it again"]),
+        ("echo >", None, ["Nothing is left of the question: it is not asked"]),
+        ("false", None, ["the editor failed; the question stays as it was"]),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="editors that are shell scripts")
+def test_editing_in_an_editor_of_ones_own(
+    tmp_path: Path, editor: str, asked: str | None, told: list[str]
+) -> None:
+    script = tmp_path / "editor"
+    script.write_text(f'#!/bin/sh\n{editor} "$1"\n')
+    script.chmod(0o755)
+    host = {"VISUAL": str(script), "PATH": os.environ["PATH"]}
+    broker = DirectBroker(Launch(-1, tmp_path, tmp_path, tmp_path, "pack", host))
+    engine = ScriptedEngine(said("a"), said("b"))
+    face = ScriptedFace("one", "/edit")
+    talk(engine, face, files=Files(broker, edits=True))
+    assert face.notices == told
+    assert "[" in face.screen
+    questions = [[m["content"] for m in request.messages] for request in engine.requests]
+    assert questions == [["one"], *([[asked]] if asked else [])]
+    assert face.listings == ([["> two", ">  lines"]] if asked else [])
 
 
 def test_input_that_ends_while_editing() -> None:

@@ -10,6 +10,7 @@ import pytest
 from engine_fixtures import GREEDY, ask, sample_model, sample_source, text_of
 
 from runtime_stub.engine.engine import Engine
+from runtime_stub.engine.errors import TooLongError
 from runtime_stub.engine.library import native
 from runtime_stub.engine.messages import EngineSettings, ModelSource
 from runtime_stub.engine.model import Model, load_model
@@ -71,6 +72,17 @@ def test_control_tokens(model: Model) -> None:
     assert model.ends_generation(as_token[0])
     assert model.piece(as_token[0]) == b""
     assert not model.ends_generation(as_text[0])
+
+
+def test_what_can_not_fit_is_not_tokenised(model: Model) -> None:
+    """Of the same text as many tokens as can be, and one byte more."""
+    longest = model.longest_piece
+    assert 16 < longest < 1024
+    piece = next(p for p in map(model.piece, range(model.vocabulary_size)) if len(p) == longest)
+    text = piece.decode() * 100
+    assert len(model.tokenize(text, special=False, add_bos=False, most=100)) >= 100
+    with pytest.raises(TooLongError, match="more than 100 tokens can stand for"):
+        model.tokenize(f"{text}.", special=False, add_bos=False, most=100)
 
 
 @pytest.mark.parametrize("text", ["", "\x00", "a\x00b", "\ud800", "x" * 100_000])

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import pytest
 
+from runtime_stub.engine.errors import TooLongError
 from runtime_stub.engine.grammar import parse
 from runtime_stub.engine.matcher import Matcher
 from runtime_stub.engine.messages import Request, TokenizeRequest
@@ -25,6 +26,7 @@ class FakeModel:
         self.bos = bos
         self.adds_bos = adds_bos
         self.seen = ""
+        self.most: int | None = None
 
     def template(self) -> str | None:
         return self._template
@@ -35,9 +37,12 @@ class FakeModel:
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return chr(token).encode() if special or token > 2 else b""
 
-    def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+    def tokenize(
+        self, text: str, *, special: bool, add_bos: bool, most: int | None = None
+    ) -> list[int]:
         assert special
         self.seen = text
+        self.most = most
         tokens = [BOS] if add_bos else []
         first, *rest = text.split(self.bos) if self.bos else [text]
         tokens += map(ord, first)
@@ -46,8 +51,8 @@ class FakeModel:
         return tokens
 
 
-def built(model: FakeModel, template: str | None = None) -> PromptBuilder:
-    return PromptBuilder(cast("Model", model), template)
+def built(model: FakeModel, template: str | None = None, most: int = 1000) -> PromptBuilder:
+    return PromptBuilder(cast("Model", model), template, most)
 
 
 def chat(*contents: Any) -> Request:
@@ -211,3 +216,23 @@ def test_tokenise_and_back() -> None:
     assert builder.text((ord("h"), ord("i"))) == "hi"
     with pytest.raises(PromptError):
         builder.text((1 << 30,))
+
+
+def test_only_what_may_fit_is_tokenised() -> None:
+    model = FakeModel("{% for m in messages %}{{ m.content }}{% endfor %}")
+    builder = built(model, most=3)
+    builder.prompt(chat("a", "b", "c"))
+    assert model.most == 3
+    builder.prompt(Request(text="a long text"))
+    assert model.most == 3
+    with pytest.raises(TooLongError, match="4 messages and the context holds 3 tokens"):
+        builder.prompt(chat("a", "b", "c", "d"))
+
+
+def test_a_text_is_counted_though_it_does_not_fit() -> None:
+    model = FakeModel()
+    builder = built(model, most=3)
+    builder.tokens(TokenizeRequest(text="a" * 100_000))
+    assert model.most is None
+    builder.tokens(TokenizeRequest(text="a" * 300_000))
+    assert model.most == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -321,6 +322,60 @@ def test_undo_edit_save_and_load(ready: Place) -> None:
         ask(opened, "/set temperature 0.2", "temperature is 0.2 now")
         leave(opened)
     assert json.loads((ready.home / "talk.json").read_text()) == saved
+
+
+@pytest.mark.skipif(shutil.which("ed") is None, reason="ed is not installed")
+def test_edit_in_ed(ready: Place) -> None:
+    """A line editor has the terminal, outside of the sandbox, and the chat has it again."""
+    with chatting(ready, "--max-tokens", "20", EDITOR="ed") as opened:
+        ask(opened, QUESTION, "Paris")
+        opened.type("/edit" + ENTER)
+        opened.wait_for(f"\n{len(QUESTION) + 1}")  # what ed says it has read
+        opened.type("s/France/Italy/p" + ENTER)
+        opened.wait_for("\nWhat is the name of the capital of Italy?")
+        opened.type(CONTROL_C)  # is the editor's
+        opened.wait(lambda: opened.text.endswith("\n?"), "what ed says to that")
+        opened.type("w" + ENTER + "q" + ENTER)
+        opened.wait_for("> What is the name of the capital of Italy?")
+        opened.wait_for("Rome")
+        ask(opened, "/export italy.md", "Exported 1 question")
+        leave(opened)
+    assert "France" not in (ready.home / "italy.md").read_text()
+    assert list((ready.home / "tmp").iterdir()) == []
+
+
+def test_edit_with_a_script(ready: Place, tmp_path: Path) -> None:
+    """VISUAL comes first; it is not confined, and the chat that asked for it is."""
+    editor = tmp_path / "my editor"
+    editor.write_text(
+        "#!/bin/sh\n"
+        f"grep Seccomp: /proc/self/status > {tmp_path}/own\n"
+        f"grep Seccomp: /proc/$(cat {tmp_path}/chat)/status > {tmp_path}/other\n"
+        f"cat /etc/passwd > {tmp_path}/outside\n"
+        "printf 'Say the word\nbanana.\n' > \"$1\"\n"
+    )
+    editor.chmod(0o755)
+    with chatting(ready, "--max-tokens", "20", VISUAL=f"'{editor}'", EDITOR="false") as opened:
+        (tmp_path / "chat").write_text(str(opened.process.pid))
+        ask(opened, QUESTION, "Paris")
+        opened.type("/edit" + ENTER)
+        opened.wait_for("> banana.")
+        opened.wait(lambda: at_prompt(opened), "prompt")
+        ask(opened, "/edit", "The question is as it was")
+        ask(opened, "/save edited.json", "Saved 1 question")
+        leave(opened)
+    saved = json.loads((ready.home / "edited.json").read_text())
+    assert saved["messages"][1]["content"] == "Say the word\nbanana."
+    assert (tmp_path / "outside").read_bytes() == Path("/etc/passwd").read_bytes()
+    assert (tmp_path / "own").read_text().split()[1] == "0"
+    assert (tmp_path / "other").read_text().split()[1] == "2"
+
+
+def test_edit_when_the_editor_is_missing(ready: Place) -> None:
+    with chatting(ready, "--max-tokens", "20", EDITOR="nowhere-to-be-found") as opened:
+        ask(opened, QUESTION, "Paris")
+        ask(opened, "/edit", "there is no program 'nowhere-to-be-found'")
+        leave(opened)
 
 
 def test_completion(ready: Place) -> None:

@@ -16,6 +16,8 @@ INDEX = [
     {"name": "click", "version": "8.1", "license": "BSD-3-Clause", "source": "pypi", "files": []},
     {"name": "llama.cpp", "version": "", "license": "MIT", "source": "native", "files": []},
     {"name": "libc6", "version": "2.36-9", "license": "see text", "source": "deb", "files": []},
+    {"name": "musl", "version": "1.2.5", "license": "MIT", "source": "native", "files": []},
+    {"name": "@a/web", "version": "7", "license": "MIT", "source": "npm", "files": []},
     {"name": "odd", "version": "1", "license": "A licence of its own", "files": []},
     {"name": "GPL-3", "version": "", "license": "full text", "files": []},
 ]
@@ -44,6 +46,9 @@ def test_everything_is_in_it(document: dict[str, Any]) -> None:
     assert components["click"]["purl"] == "pkg:pypi/click@8.1"
     assert components["libc6"]["purl"] == "pkg:deb/debian/libc6@2.36-9"
     assert components["llama.cpp"]["version"] == "abc1234"
+    assert components["llama.cpp"]["purl"] == "pkg:generic/llama.cpp@abc1234"
+    assert components["musl"]["purl"] == "pkg:generic/musl@1.2.5"
+    assert components["@a/web"]["purl"] == "pkg:npm/%40a/web@7"
     assert components["click"]["licenses"] == [{"license": {"id": "BSD-3-Clause"}}]
     assert components["odd"]["licenses"] == [{"license": {"name": "A licence of its own"}}]
 

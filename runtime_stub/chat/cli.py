@@ -122,6 +122,7 @@ def chat(
     from runtime_stub.chat.pack_models import PackModels, Prepared
     from runtime_stub.chat.start import run_chat
     from runtime_stub.chat.terminal import look
+    from runtime_stub.children import named_editor
     from runtime_stub.confinement.broker import DirectBroker, Offer
     from runtime_stub.models import Adapters, PackedModel, packed_models
 
@@ -143,7 +144,9 @@ def chat(
     if terminal.rich and not no_history:
         history = HistoryFile(history_file(recipe.name))
     # What a person may ask for later, before this process gives up what it takes.
-    files = make_broker(session, options, Offer.FILES) if terminal.reads else None
+    edits = terminal.reads and terminal.shows and bool(named_editor(session.launch))
+    offers = Offer.FILES | Offer.EDITOR if edits else Offer.FILES
+    files = make_broker(session, options, offers) if terminal.reads else None
     if files is None and options["no_sandbox"]:
         files = DirectBroker(session.launch)
     kept = [history.path.parent] if history is not None and history.make_folder() else []
@@ -162,6 +165,7 @@ def chat(
         files,
         history,
         shows_reasoning=not hide_reasoning,
+        edits=edits,
     )
     models.engine.close()
     if files is not None:

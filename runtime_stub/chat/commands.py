@@ -80,7 +80,7 @@ class Commands:
 
     def __init__(self, conversation: Conversation, models: Models, files: Files) -> None:
         self.conversation = conversation
-        self._files = files
+        self.files = files
         self.models = models
         self.shows_reasoning = True
         """Whether to show what the model thinks before it answers."""
@@ -158,13 +158,13 @@ class Commands:
     def save(self, arguments: str) -> Outcome:
         path, force = self._path(arguments, self._file)
         transcript = self.conversation.transcript
-        self._files.write(path, json_of(transcript), replace=force or path == self._file)
+        self.files.write(path, json_of(transcript), replace=force or path == self._file)
         self._file = path
         return Outcome(f"Saved {_count(len(transcript.exchanges))} to {path}")
 
     def load(self, arguments: str) -> Outcome:
         path, _ = self._path(arguments, None)
-        transcript = from_json(self._files.read(path), str(path))
+        transcript = from_json(self.files.read(path), str(path))
         had = bool(self.conversation.exchanges)
         self.conversation.load(transcript)
         self._file = path
@@ -173,7 +173,7 @@ class Commands:
 
     def export(self, arguments: str) -> Outcome:
         path, force = self._path(arguments, None)
-        self._files.write(path, markdown_of(self.conversation.transcript), replace=force)
+        self.files.write(path, markdown_of(self.conversation.transcript), replace=force)
         return Outcome(f"Exported {_count(len(self.conversation.exchanges))} to {path}")
 
     def set(self, arguments: str) -> Outcome:

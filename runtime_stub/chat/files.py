@@ -1,4 +1,4 @@
-"""The files that a person names in a chat, reached through the broker."""
+"""The files and the editor that a person names, reached through the broker."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ _SANDBOX = "With --no-sandbox it can"
 
 
 class Files:
-    """Reads and writes files, with errors that say what to do."""
+    """Reads, writes and edits, with errors that say what to do."""
 
-    def __init__(self, broker: Broker | None) -> None:
+    def __init__(self, broker: Broker | None, *, edits: bool = False) -> None:
         """`broker` is None where there is no way out of the sandbox."""
         self._broker = broker
+        self.edits = edits
+        """Whether there is an editor of the person's own."""
 
     def read(self, path: Path) -> bytes:
         """What is in a file. Raises InputError, or FormatError when it is far too large."""
@@ -45,6 +47,20 @@ class Files:
             raise OutputError(f"{path} exists already", hint) from None
         except OSError as error:
             raise OutputError(f"{path} can't be written: {_reason(error)}") from None
+
+    def edit(self, text: str) -> str:
+        """`text` as the person leaves it in their editor, which has the terminal meanwhile.
+        Raises InputError."""
+        if self._broker is None:
+            raise InputError(_NO_WAY, _SANDBOX)
+        try:
+            edited = self._broker.edit(text)
+        except OSError as error:
+            hint = "Set EDITOR to another one, or to nothing to edit in the prompt"
+            raise InputError(f"the editor can't be started: {_reason(error)}", hint) from None
+        if edited is None:
+            raise InputError("the editor failed; the question stays as it was")
+        return edited
 
 
 def _reason(error: OSError) -> str:

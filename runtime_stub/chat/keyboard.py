@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import unicodedata
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, TextIO
 
@@ -93,6 +94,7 @@ class Keyboard:
         self._waiting: list[str] = []
         self._was_enter = False
         self._signals = False
+        self._is_lent = False
         self.echoes = True
         """Whether the terminal was set to show what is typed: else who runs us does."""
 
@@ -125,6 +127,21 @@ class Keyboard:
         """Whether Ctrl-C interrupts from now on, as it should while an answer is shown."""
         self._signals = on
         self._set()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Meanwhile the terminal is as it was before us, for another program."""
+        with contextlib.suppress(OSError):
+            self._stdout.flush()
+        self._is_lent = True
+        self._restore()
+        try:
+            yield
+        finally:
+            self._is_lent = False
+            self._set()
+            if self._marks_paste:
+                self._write(_PASTE_ON)
 
     def read(self, wake: int | None = None, timeout: float | None = None) -> list[str]:
         """Characters typed, after waiting for the first; none when `wake` can be read before.
@@ -221,7 +238,8 @@ class Keyboard:
         import termios
 
         with contextlib.suppress(termios.error):
-            self._set()
+            if not self._is_lent:
+                self._set()
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError):

@@ -46,6 +46,9 @@ class Face(Protocol):
     def listing(self, lines: list[str]) -> None:
         """Show what was asked for by a command."""
 
+    def lent(self) -> contextlib.AbstractContextManager[None]:
+        """Meanwhile another program has the terminal."""
+
 
 class Chat:
     """One chat: reads, asks, shows, until the input ends."""
@@ -93,13 +96,33 @@ class Chat:
         if outcome.lines:
             self._face.listing(list(outcome.lines))
         question = outcome.ask
-        if outcome.edit is not None:
+        if outcome.edit is not None and self._commands.files.edits:
+            question = self._edited(outcome.edit)
+        elif outcome.edit is not None:
             question = self._face.read(outcome.edit)
             if question is None:
                 return False
         if question is not None and question.strip():
             self._answer(question, again=outcome.again)
         return True
+
+    def _edited(self, question: str) -> str:
+        """A question as it comes out of the person's own editor; empty when it is not to be
+        asked."""
+        try:
+            with self._face.lent():
+                edited = self._commands.files.edit(f"{question}\n").rstrip()
+        except SatchelError as error:
+            self._face.notice(str(error))
+            return ""
+        if not edited:
+            self._face.notice("Nothing is left of the question: it is not asked")
+        elif edited == question.rstrip():
+            self._face.notice("The question is as it was. /retry asks it again")
+            return ""
+        else:
+            self._face.listing([f"> {line}".expandtabs(4) for line in edited.splitlines()])
+        return edited
 
     def _answer(self, question: str, *, again: bool) -> None:
         conversation, face = self._conversation, self._face

@@ -71,6 +71,9 @@ class PlainFace:
         columns = size_of(sys.stdout).columns - 1
         self._tell("".join(f"{line}\n" for line in laid_out(map(clean, lines), columns)))
 
+    def lent(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._keyboard is None else self._keyboard.lent()
+
     @property
     def _shows_reasoning(self) -> bool:
         return self._commands.shows_reasoning and sys.stderr.isatty()

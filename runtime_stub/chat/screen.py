@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
@@ -104,6 +105,9 @@ class Screen:
     def listing(self, lines: list[str]) -> None:
         self._line("\r\n".join(laid_out(map(clean, lines), self._drawing.width)))
         self._line("")
+
+    def lent(self) -> contextlib.AbstractContextManager[None]:
+        return self._keyboard.lent()
 
     @property
     def _layout(self) -> Layout:

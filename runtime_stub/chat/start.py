@@ -40,11 +40,15 @@ def run_chat(
     history: HistoryFile | None,
     *,
     shows_reasoning: bool,
+    edits: bool,
 ) -> None:
-    """Converse until the person leaves or the input ends. Raises SatchelError."""
+    """Converse until the person leaves or the input ends. Raises SatchelError.
+
+    With `edits`, the broker starts the person's own editor.
+    """
     prepared = models.prepared
     conversation = Conversation(models.engine, prepared.system, prepared.request, pack=look.name)
-    commands = Commands(conversation, models, Files(broker))
+    commands = Commands(conversation, models, Files(broker, edits=edits))
     commands.shows_reasoning = shows_reasoning
     if not terminal.reads:
         Chat(conversation, commands, PlainFace(terminal, commands, None)).run()

@@ -56,10 +56,11 @@ class Embedder:
         separators = [int(llama.llama_vocab_sep(model.vocabulary))]
         middle = [token for token in (*ends, *separators) if token >= 0]
         last = [token for token in ends if token >= 0]
+        most = self._largest
         tokens = [
-            *model.tokenize(query, special=False, add_bos=True),
+            *model.tokenize(query, special=False, add_bos=True, most=most),
             *middle,
-            *model.tokenize(document, special=False, add_bos=False),
+            *model.tokenize(document, special=False, add_bos=False, most=most),
             *last,
         ]
         vector, count = self._run(tokens, 1)
@@ -73,7 +74,7 @@ class Embedder:
             self._size = 0
 
     def _tokenise(self, text: str) -> list[int]:
-        tokens = self._model.tokenize(text, special=False, add_bos=True)
+        tokens = self._model.tokenize(text, special=False, add_bos=True, most=self._largest)
         if not tokens:
             raise PromptError("there is nothing to embed in an empty text")
         return tokens

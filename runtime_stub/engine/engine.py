@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runtime_stub.engine.context import Context, ContextSize, choose_context, fitting_context
+from runtime_stub.engine.errors import TooLongError
 from runtime_stub.engine.hardware import read_hardware
 from runtime_stub.engine.interface import Sink, answer
 from runtime_stub.engine.job import Job
@@ -180,12 +181,15 @@ class Engine:
                     job.send(Failed(kind, self._status.message or _CLOSED))
                     continue
                 if builder is None:
-                    builder = PromptBuilder(self._model, self._settings.template)
+                    context = self._context  # None when it is to fit each request
+                    most = context.size.tokens if context else self._model.trained_context
+                    builder = PromptBuilder(self._model, self._settings.template, most)
                     self._note(template=builder.origin)
                 if self._prepare(builder, job):
                     continue
             except PromptError as error:
-                job.send(Failed("prompt", error.message, error.hint))
+                kind = "too-long" if isinstance(error, TooLongError) else "prompt"
+                job.send(Failed(kind, error.message, error.hint))
                 continue
             except SatchelError as error:
                 job.send(Failed("engine", error.message, error.hint))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from runtime_stub.engine.errors import TooLongError
 from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.engine.library import library, native, recent_problems
@@ -15,6 +17,8 @@ from runtime_stub.engine.messages import ModelSource
 from runtime_stub.errors import EngineError, PackChangedError
 
 _LOAD_MODE_MMAP = 1
+_USUAL = 8
+"""Bytes a token: shorter texts are tokenised without a look at the vocabulary."""
 _POOLING_RANK = 4
 
 
@@ -33,9 +37,20 @@ class Model:
         self.bos = self._special_text(llama.llama_vocab_bos(self.vocabulary))
         self.eos = self._special_text(llama.llama_vocab_eos(self.vocabulary))
 
-    def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
-        """Tokens of `text`. `special` reads control tokens written out in it."""
+    def tokenize(
+        self, text: str, *, special: bool, add_bos: bool, most: int | None = None
+    ) -> list[int]:
+        """Tokens of `text`. `special` reads control tokens written out in it.
+
+        Raises TooLongError for a text that `most` tokens can't stand for: tokenising takes a
+        hundred bytes of memory for each of the text's.
+        """
         raw = text.encode("utf-8", "replace")
+        if most is not None and len(raw) > most * _USUAL and len(raw) > most * self.longest_piece:
+            raise TooLongError(
+                f"the prompt is {len(raw):,} bytes long, more than {most:,} tokens can stand for",
+                "Shorten it, or start with a larger --context",
+            )
         room = len(raw) + 8
         while True:
             tokens = (ctypes.c_int32 * room)()
@@ -47,6 +62,12 @@ class Model:
             if -count <= room:
                 raise EngineError("llama.cpp can't tokenise the text")
             room = -count
+
+    @functools.cached_property
+    def longest_piece(self) -> int:
+        """The bytes that a token stands for at most. Takes a while, the first time."""
+        pieces = (self.piece(token, special=True) for token in range(self.vocabulary_size))
+        return max(map(len, pieces), default=1)
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that `token` stands for; control tokens stand for none, unless `special`

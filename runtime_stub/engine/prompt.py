@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime_stub.engine.either import either
+from runtime_stub.engine.errors import TooLongError
 from runtime_stub.engine.families import Family, detect, opens_reasoning
 from runtime_stub.engine.messages import Request, TokenizeRequest
 from runtime_stub.engine.model import Model
@@ -13,6 +14,9 @@ from runtime_stub.engine.reading import Reading
 from runtime_stub.engine.template import FALLBACK, FALLBACK_NAME, ChatTemplate, Variables
 from runtime_stub.engine.tools import Abilities, prepare, probe
 from runtime_stub.errors import PromptError
+
+_ALWAYS_COUNTED = 256 << 10
+"""Characters of a text whose tokens are told even if the context does not hold them."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,11 @@ class Prompt:
 class PromptBuilder:
     """Renders chats with the model's template and tokenises the result."""
 
-    def __init__(self, model: Model, template: str | None) -> None:
-        """`template` replaces the model's own; raises PromptError when none compiles."""
+    def __init__(self, model: Model, template: str | None, most: int) -> None:
+        """`template` replaces the model's own; `most` tokens are of use. Raises PromptError when
+        no template compiles."""
         self._model = model
+        self._most = most
         own = model.template()
         self.origin = "recipe" if template else "model" if own else f"fallback {FALLBACK_NAME}"
         source = template or own or FALLBACK
@@ -72,7 +78,8 @@ class PromptBuilder:
             arguments = request.template_arguments
             return self._tokenise(self._render(request.messages, request.tools, arguments))
         add_bos = request.add_special and self._model.adds_bos
-        return self._model.tokenize(request.text, special=True, add_bos=add_bos)
+        most = self._most if len(request.text) > _ALWAYS_COUNTED else None
+        return self._model.tokenize(request.text, special=True, add_bos=add_bos, most=most)
 
     def text(self, tokens: tuple[int, ...]) -> str:
         """What `tokens` stand for, control tokens as they are written. Raises PromptError."""
@@ -88,6 +95,11 @@ class PromptBuilder:
         tools: tuple[dict[str, Any], ...],
         arguments: dict[str, Any],
     ) -> str:
+        if len(messages) > self._most:
+            raise TooLongError(
+                f"there are {len(messages):,} messages and the context holds {self._most:,} tokens",
+                "Shorten the conversation, or start with a larger --context",
+            )
         plain = [_plain(message) for message in messages]
         wrapped = [{"type": "function", "function": tool} for tool in tools]
         if not tools and all(_is_ordinary(message) for message in plain):
@@ -116,7 +128,8 @@ class PromptBuilder:
         # Most templates write the first token out; the tokeniser adds it as well.
         if self._model.adds_bos and self._model.bos:
             text = text.removeprefix(self._model.bos)
-        return self._model.tokenize(text, special=True, add_bos=self._model.adds_bos)
+        adds_bos = self._model.adds_bos
+        return self._model.tokenize(text, special=True, add_bos=adds_bos, most=self._most)
 
 
 def _not_empty(prompt: Prompt) -> Prompt:

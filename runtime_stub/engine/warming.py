@@ -47,7 +47,7 @@ def make_warm(
 
 def _beginning(model: Model, template: str | None, system: str) -> list[int]:
     """Tokens that every chat with this system prompt begins with."""
-    builder = PromptBuilder(model, template)
+    builder = PromptBuilder(model, template, model.trained_context)
     base = Request(messages=({"role": "system", "content": system},))
     first, second = (
         builder.prompt(

@@ -34,7 +34,7 @@ def make_app(
     """The application that serves `state`.
 
     `rules` say who may ask; without them everybody may. `access_log` takes one line for
-    each request. `room` is how many bytes the bodies of all requests may have at once.
+    each request. `room` is how many bytes of memory all requests may take.
     """
     faces = faces_of(_counted(state))
     app: ASGIApp = _routes(faces)

@@ -6,6 +6,7 @@ it away is its Origin, and where its name was pointed here on purpose (DNS rebin
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import re
@@ -60,7 +61,7 @@ class Guard:
         """`shape_for` tells from a path in which shape to refuse."""
         self._app = app
         self._shape_for = shape_for
-        self._key = None if rules.api_key is None else rules.api_key.encode()
+        self._key = None if rules.api_key is None else _digest(rules.api_key)
         self._hosts = frozenset(host.lower().rstrip(".") for host in rules.hosts)
         self._origins = frozenset(_normal(origin) for origin in rules.origins)
         self._check_host = rules.check_host
@@ -116,14 +117,18 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         offered = [token.strip()] if scheme.lower() == "bearer" else []
         offered += headers.getlist("x-api-key")
-        # All are compared, each in constant time.
-        if not sum(hmac.compare_digest(self._key, key.encode()) for key in offered):
+        # All are compared, each in constant time, and as digests: not even the length shows.
+        if not sum(hmac.compare_digest(self._key, _digest(key)) for key in offered):
             raise Problem(
                 401,
                 "the API key is wrong" if offered else "this server wants an API key",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
 
 
 def _see_framing(headers: Headers) -> None:
