@@ -369,7 +369,7 @@ def outcome(data: bytes) -> None:
     assert end <= len(data)
 
 
-@settings(max_examples=400, deadline=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(4, HEADER_LENGTH - 1), st.integers(0, 255)), max_size=6))
 def test_changed_bytes(changes: list[tuple[int, int]]) -> None:
     data = bytearray(SOUND)
@@ -378,20 +378,20 @@ def test_changed_bytes(changes: list[tuple[int, int]]) -> None:
     outcome(bytes(data))
 
 
-@settings(max_examples=400, deadline=500)
+@settings(max_examples=400, deadline=None)
 @given(st.integers(4, HEADER_LENGTH - 8), EXTREMES, st.sampled_from("IQ"))
 def test_extreme_numbers(position: int, value: int, layout: str) -> None:
     number = struct.pack(f"<{layout}", value % 2 ** (8 * struct.calcsize(f"<{layout}")))
     outcome(SOUND[:position] + number + SOUND[position + len(number) :])
 
 
-@settings(max_examples=200, deadline=500)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, len(SOUND)), st.integers(0, len(SOUND)), st.binary(max_size=64))
 def test_replaced_slices(start: int, end: int, between: bytes) -> None:
     outcome(SOUND[:start] + between + SOUND[end:])
 
 
-@settings(max_examples=200, deadline=500)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400))
 def test_noise(noise: bytes) -> None:
     outcome(noise)

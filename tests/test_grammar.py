@@ -123,18 +123,18 @@ UNSOUND = [
 
 @pytest.mark.parametrize(("text", "message"), UNSOUND)
 def test_unsound_grammars(text: str, message: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(PromptError, match=message):
         check(text)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_large_sound_grammar_is_checked_in_time() -> None:
     rules = (f"r{n} ::= [a-z] [0-9]? r{n + 1}\n" for n in range(2000))
     text = "root ::= r0\n" + "".join(rules) + 'r2000 ::= ""'
-    started = time.monotonic()
+    started = time.process_time()
     check(text)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_quoting() -> None:

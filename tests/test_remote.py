@@ -128,7 +128,7 @@ class Answer:
 
     @property
     def last(self) -> Event:
-        assert self.ended.wait(5), self.events
+        assert self.ended.wait(20), self.events
         return self.events[-1]
 
 

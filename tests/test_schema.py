@@ -333,10 +333,10 @@ BAD: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize(("schema", "message"), BAD)
 def test_refused(schema: object, message: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(PromptError, match=message):
         grammar_for(schema)
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
 
 
 def test_builder_keeps_names_apart() -> None:
