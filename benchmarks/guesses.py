@@ -1,15 +1,17 @@
 """What guessing ahead gains where a text repeats itself, and costs where it does not.
 
-    python benchmarks/guesses.py MODEL.gguf [--repeat 7]
+    python benchmarks/guesses.py MODEL.gguf [--draft SMALL.gguf] [--repeat 7]
 
 Two engines in one process, with and without guesses, answer in turn: code that is written out
-again with a name changed, and free prose. Prints tokens per second and their ratios.
+again with a name changed, and free prose. Prints tokens per second and their ratios. With --draft,
+that model guesses as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from contextlib import ExitStack
 from pathlib import Path
 
 from runtime_stub.engine.engine import Engine
@@ -59,16 +61,24 @@ def speed(engine: Engine, request: Request) -> float:
     return last.usage.completion_tokens / last.usage.completion_seconds
 
 
+def model_source(stack: ExitStack, path: Path) -> ModelSource:
+    """The model at `path`, open as long as `stack`."""
+    return ModelSource(stack.enter_context(path.open("rb")).fileno(), 0, path.stat().st_size)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--draft", type=Path)
     parser.add_argument("--repeat", type=int, default=7)
     options = parser.parse_args()
-    with options.model.open("rb") as file:
-        source = ModelSource(file.fileno(), 0, options.model.stat().st_size)
+    with ExitStack() as stack:
+        source = model_source(stack, options.model)
+        draft = model_source(stack, options.draft) if options.draft else None
         with_guesses, without = (
-            Engine(source, EngineSettings(context=2048, drafts=drafts)) for drafts in (True, False)
+            Engine(source, EngineSettings(context=2048, drafts=drafts), draft=draft)
+            for drafts in (True, False)
         )
         for name, request in REQUESTS.items():
             pairs = [

@@ -19,6 +19,7 @@ from packer.output import OutputFile, check_destination
 from runtime_stub import __version__
 from runtime_stub.console import bytes_text, echo_json, printable, progress, run
 from runtime_stub.errors import InputError, OutputError, RecipeError
+from runtime_stub.manifest import GGUF_KINDS
 from runtime_stub.recipe import ENGINE, MODES, PACKING, SAMPLING, TOP
 
 if TYPE_CHECKING:
@@ -103,6 +104,12 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="LoRA adapter of the model, that requests may choose by NAME. May be repeated.",
 )
 @click.option(
+    "--draft",
+    type=_PATH,
+    metavar="FILE",
+    help="Small GGUF model of the same family that guesses ahead, where that saves time.",
+)
+@click.option(
     "--warm",
     is_flag=True,
     default=None,
@@ -138,6 +145,7 @@ def pack(
       satchel pack model.gguf -o api --mode serve --context 16384
       satchel pack chat.gguf code.gguf -o both
       satchel pack model.gguf --adapter clinic=lora.gguf -o clinic
+      satchel pack model.gguf --draft small.gguf -o quick
       satchel pack --recipe clinic.toml
     """
     from packer.pack import plan_pack, write_pack
@@ -249,6 +257,8 @@ def _recipe_values(
         said["model"] = str(models[0])
     elif models:
         said["models"] = [{"file": str(path)} for path in models]
+    if "draft" in said:
+        said["draft"] = str(said["draft"])
     if adapters:
         said["adapters"] = [
             {"file": file} if not named else {"name": name, "file": file}
@@ -320,7 +330,9 @@ def verify(file: Path, key: str | None, as_json: bool) -> None:
 @satchel.command()
 @click.argument("file", type=_PATH)
 @click.option("-o", "--output", callback=_output, required=True, help="The GGUF file to write.")
-@click.option("--entry", metavar="NAME", help="Which model or adapter, as `inspect` lists them.")
+@click.option(
+    "--entry", metavar="NAME", help="Which model, adapter or draft, as `inspect` lists them."
+)
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 def unpack(file: Path, output: Path, entry: str | None, force: bool) -> None:
     """Write a model inside the pack FILE, the first unless another is named, to a GGUF file,
@@ -337,9 +349,11 @@ def unpack(file: Path, output: Path, entry: str | None, force: bool) -> None:
 
 
 def _gguf_entry(bundle: Bundle, name: str) -> Entry:
-    entries = {entry.name: entry for kind in ("model", "adapter") for entry in bundle.of_kind(kind)}
+    entries = {entry.name: entry for kind in GGUF_KINDS for entry in bundle.of_kind(kind)}
     if name not in entries:
-        raise InputError(f"there is no model or adapter {name!r}", f"Known: {', '.join(entries)}")
+        raise InputError(
+            f"there is no model, adapter or draft {name!r}", f"Known: {', '.join(entries)}"
+        )
     return entries[name]
 
 

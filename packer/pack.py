@@ -12,6 +12,7 @@ from typing import Any
 from packer.adapter import AdapterExamination, examine_adapter
 from packer.compress import compressed_share
 from packer.copying import Piece
+from packer.draft import examine_draft, forgets
 from packer.examine import Examination, examine
 from packer.merge import Literal, MergePlan
 from packer.output import check_destination, require_other, require_space
@@ -22,6 +23,7 @@ from packer.template_check import check_template
 from packer.tensor_types import parse_tensor_types
 from packer.writer import ZSTD_LEVEL, BundleWriter
 from runtime_stub.bundle import sidecar_name
+from runtime_stub.engine.drafts import ROOM
 from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.errors import DamagedError, InputError, OutputError, RecipeError
@@ -33,6 +35,8 @@ WORTH_EXTRACTING = 0.85
 """Storage "auto" compresses a model that a sample says shrinks to less than this share."""
 WINDOWS_LIMIT = (4 << 30) - 1
 """Windows starts no executable larger than this."""
+DRAFT_CONTEXT = 4 * ROOM
+"""The context that a draft's need of memory assumes: that of a server, unless it is told."""
 MEMORY_CONTEXT = 8192
 """The context that the stated need of memory assumes, unless the recipe names one."""
 
@@ -44,14 +48,14 @@ class Part:
     name: str
     """Of the entry."""
     kind: str
-    """"model" or "adapter"."""
+    """One of GGUF_KINDS."""
     source: Examination | AdapterExamination
     storage: str
     """One of "mapped", "compressed" or "sidecar"."""
     metadata: dict[str, Any]
     """Facts for the manifest."""
     model: str = ""
-    """Name of the entry that an adapter belongs to."""
+    """Name of the entry that an adapter or draft belongs to."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Plan:
     """Everything that is decided before the first byte is written."""
 
     parts: tuple[Part, ...]
-    """At least one model; each before its adapters."""
+    """At least one model; each before its adapters and its draft."""
     stub: Stub
     recipe: Recipe
     destination: Path
@@ -175,7 +179,30 @@ class _Planner:
             metadata = {"name": found.name, "rank": found.rank, "licence": dict(found.licence)}
             entry = self._add("adapter", found, path, "auto", metadata, model=part.name)
             adapters.append(replace(adapter, entry=entry.name))
+        if files.draft is not None:
+            self._add_draft(files.draft, model, part)
         return replace(recipe, entry=part.name, adapters=tuple(adapters))
+
+    def _add_draft(self, path: Path, model: Examination, part: Part) -> None:
+        draft = examine_draft(
+            path,
+            model,
+            architectures=self._stub.architectures,
+            tensor_types=self._tensor_types,
+            llama_cpp=self._stub.llama_commit,
+        )
+        if forgets(model):
+            self.notes.append(
+                f"{model.paths[0]} can't take back what was read, so that nothing can guess for it."
+            )
+        if draft.size > model.size:
+            self.notes.append(
+                f"The draft {path} is larger than the model it guesses for: it hardly saves time."
+            )
+        metadata = model_metadata(draft, DRAFT_CONTEXT, DEFAULT_KV)
+        entry = self._add("draft", draft, path, "auto", metadata, model=part.name)
+        if any(p.kind == "draft" and p.model == part.name and p is not entry for p in self.parts):
+            raise RecipeError(f"{model.paths[0]} has two drafts", "Keep one of them")
 
     def _add(
         self,

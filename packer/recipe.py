@@ -35,6 +35,8 @@ class ModelFiles:
     """One of "auto", "mapped", "compressed" or "sidecar"."""
     adapters: tuple[Path, ...] = ()
     """In the order of the model's adapters in the recipe."""
+    draft: Path | None = None
+    """A model that guesses ahead for it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def _resolved(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """`values` with paths and texts in files taken from `folder`, in lists of tables as well."""
     for key, value in values.items():
-        if key in ("model", "file", "output"):
+        if key in ("model", "file", "draft", "output"):
             values[key] = str(folder / value)
         elif key in ("system", "template", "signed_by"):
             values[key] = text_or_file(value, folder)
@@ -87,6 +89,10 @@ def make_recipe(values: Mapping[str, Any], where: str) -> PackingRecipe:
     """
     if "model" in values and values.get("models"):
         raise RecipeError(f"{where}: there is both a model and [[models]]", "Keep one of the two")
+    if "draft" in values and "model" not in values:
+        raise RecipeError(
+            f"{where}: a draft guesses for one model", "Write it below the [[models]] it is for"
+        )
     models = [
         {**_named(item), "adapters": [_named(adapter) for adapter in item.get("adapters", ())]}
         for item in values.get("models", ())
@@ -98,7 +104,7 @@ def make_recipe(values: Mapping[str, Any], where: str) -> PackingRecipe:
             raise RecipeError(f"{where}: {name} has no file", 'Add file = "NAME.gguf"')
     recipe = travelling({**values, "models": models, "adapters": adapters}, where)
     if "model" in values:
-        models = [{"file": values["model"], "adapters": adapters}]
+        models = [{"file": values["model"], "adapters": adapters, "draft": values.get("draft")}]
     return PackingRecipe(
         recipe=recipe,
         models=tuple(
@@ -106,6 +112,7 @@ def make_recipe(values: Mapping[str, Any], where: str) -> PackingRecipe:
                 Path(model["file"]),
                 model.get("storage", values.get("storage", "auto")),
                 tuple(Path(adapter["file"]) for adapter in model["adapters"]),
+                Path(model["draft"]) if model.get("draft") else None,
             )
             for model in models
         ),

@@ -19,7 +19,7 @@ from packageurl import PackageURL
 from runtime_stub.bundle import Bundle
 from runtime_stub.describe import LICENSES_FOLDER
 from runtime_stub.errors import FormatError
-from runtime_stub.manifest import Entry
+from runtime_stub.manifest import GGUF_KINDS, Entry
 from runtime_stub.runtime_archive import RuntimeArchive
 
 _INDEX = f"{LICENSES_FOLDER}/index.json"
@@ -56,9 +56,9 @@ def bill_of_materials(bundle: Bundle) -> str:
 
 
 def _entries(bundle: Bundle) -> Iterator[Component]:
-    """Launcher, runtime, models and adapters, each with its hash."""
+    """Launcher, runtime, models, adapters and drafts, each with its hash."""
     for entry in bundle.manifest.entries:
-        if entry.kind in ("model", "adapter"):
+        if entry.kind in GGUF_KINDS:
             yield _model(entry)
         elif entry.kind in ("launcher", "runtime"):
             yield Component(

@@ -12,7 +12,7 @@ from runtime_stub import forecast
 from runtime_stub.bundle import Bundle
 from runtime_stub.console import bytes_text
 from runtime_stub.environment import Launch
-from runtime_stub.manifest import RAW
+from runtime_stub.manifest import GGUF_KINDS, RAW
 from runtime_stub.recipe import Recipe
 from runtime_stub.signature import Verify, key_text, signer
 
@@ -99,10 +99,7 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     engine = f"llama.cpp {llama.get('commit', '?')}, llama-cpp-python {llama.get('python', '?')}"
     yield f"  engine     {engine}"
     for entry in document["entries"]:
-        if entry["kind"] == "model":
-            yield from _model_lines(entry)
-        elif entry["kind"] == "warm":
-            yield _warm_line(entry)
+        yield from _LINES_OF.get(entry["kind"], _no_lines)(entry)
     recipe = document["recipe"] or {}
     if recipe:
         yield f"  starts as  {recipe.get('mode', 'chat')}"
@@ -158,8 +155,23 @@ def _sandbox_lines(parts: list[dict[str, str]]) -> Iterator[str]:
         yield f"    not {', '.join(names)}: {reason}"
 
 
-def _warm_line(entry: dict[str, Any]) -> str:
-    return f"  warm       {entry['metadata'].get('tokens', 0):,} tokens of prompt are read already"
+def _no_lines(_: dict[str, Any]) -> Iterator[str]:
+    return iter(())
+
+
+def _warm_lines(entry: dict[str, Any]) -> Iterator[str]:
+    yield f"  warm       {entry['metadata'].get('tokens', 0):,} tokens of prompt are read already"
+
+
+def _draft_lines(entry: dict[str, Any]) -> Iterator[str]:
+    facts = entry["metadata"]
+    words = [facts.get("name"), facts.get("architecture"), facts.get("quantization")]
+    yield f"  draft      {', '.join(str(word) for word in words if word)}: guesses ahead"
+    if facts.get("memory_needed"):
+        yield f"  memory     about {bytes_text(facts['memory_needed'])} for the draft"
+    licence = facts.get("licence", {})
+    stated = licence.get("license") or licence.get("license.name")
+    yield f"  licence    {stated or 'not stated in the file'}, of the draft"
 
 
 def _model_lines(entry: dict[str, Any]) -> Iterator[str]:
@@ -183,9 +195,12 @@ def _model_lines(entry: dict[str, Any]) -> Iterator[str]:
     yield f"  storage    {stored}"
 
 
+_LINES_OF = {"model": _model_lines, "draft": _draft_lines, "warm": _warm_lines}
+
+
 def license_lines(bundle: Bundle, runtime: Path, *, names_only: bool) -> Iterator[str]:
     """Licences of the model, as it states them, then of every component in the runtime."""
-    for entry in (*bundle.of_kind("model"), *bundle.of_kind("adapter")):
+    for entry in (entry for kind in GGUF_KINDS for entry in bundle.of_kind(kind)):
         yield f"== {entry.kind} {entry.metadata.get('name') or entry.name}"
         stated = entry.metadata.get("licence", {})
         for key, value in stated.items():

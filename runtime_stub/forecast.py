@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime_stub.engine.context import choose_context
@@ -56,6 +56,9 @@ def forecast(model: PackedModel, hardware: Hardware) -> Forecast | None:
     stated = _Stated(model.entry)
     engine = dict(model.recipe.engine)
     settings = EngineSettings(context=model.recipe.context, **engine)
+    if model.draft is not None and model.recipe.drafts is not False:
+        taken = int(model.draft.metadata.get("memory_needed", model.draft.size))
+        hardware = replace(hardware, memory_available=hardware.memory_available - taken)
     try:
         size = choose_context(stated, settings, hardware)
     except EngineError as error:

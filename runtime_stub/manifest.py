@@ -37,11 +37,15 @@ KINDS: dict[str, str] = {
     "runtime": "zstd stream of the frozen runtime's archive",
     "model": "GGUF model",
     "adapter": "LoRA adapter as GGUF; `requires` names its model",
+    "draft": "small GGUF model that guesses ahead for another; `requires` names that one",
     "warm": "warm prompt: what a model's memory holds after reading one; `requires` names it",
     "table": "chunk table of another entry",
     "signature": "public key and Ed25519 signature of the manifest without this entry",
 }
 """Entry kinds written so far, with their meaning. Readers ignore kinds they do not know."""
+
+GGUF_KINDS = ("model", "adapter", "draft")
+"""Those that were GGUF files before they were packed."""
 
 
 @dataclass(frozen=True)

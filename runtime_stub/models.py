@@ -35,6 +35,8 @@ class PackedModel:
 
     recipe: ModelRecipe
     entry: Entry
+    draft: Entry | None = None
+    """The model that guesses ahead for it."""
 
     @property
     def name(self) -> str:
@@ -45,7 +47,9 @@ class PackedModel:
 def packed_models(bundle: Bundle, recipe: Recipe) -> tuple[PackedModel, ...]:
     """All models, the default first. Raises FormatError for a stub, which has none."""
     first_model(bundle)
-    return tuple(PackedModel(model, bundle.entry(model.entry)) for model in recipe.each_model())
+    drafts = {sha256: draft for draft in bundle.of_kind("draft") for sha256 in draft.requires}
+    entries = [(model, bundle.entry(model.entry)) for model in recipe.each_model()]
+    return tuple(PackedModel(model, entry, drafts.get(entry.sha256)) for model, entry in entries)
 
 
 def choose(
@@ -121,6 +125,7 @@ class Sources:
     model: ModelSource
     adapters: tuple[AdapterSource, ...]
     warm: tuple[ModelSource, ...]
+    draft: ModelSource | None = None
 
 
 def find_sources(
@@ -129,8 +134,10 @@ def find_sources(
     *,
     on_start: Callable[[int], Progress],
     on_wait: Callable[[], None],
+    drafts: bool = True,
 ) -> Sources:
-    """Where to read a model, its adapters and its warm prompts from, as for `model_source`."""
+    """Where to read a model and all that belongs to it from, as for `model_source`; without
+    `drafts` all but its draft."""
 
     def source(entry: Entry) -> ModelSource:
         return model_source(bundle, entry, on_start=on_start, on_wait=on_wait)
@@ -147,6 +154,7 @@ def find_sources(
             for adapter in model.recipe.adapters
         ),
         warm_sources(bundle, model),
+        None if model.draft is None or not drafts else source(model.draft),
     )
 
 

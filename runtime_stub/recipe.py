@@ -94,6 +94,7 @@ _ENTRY = {"entry": Setting(str, "the bundle's entry that it is")}
 
 PACKING: dict[str, Setting] = {
     "model": Setting(str, "the GGUF file, relative to the recipe"),
+    "draft": Setting(str, "a small GGUF file that guesses ahead for it, relative to the recipe"),
     "storage": Setting(
         str, "how the model is stored", choices=("auto", "mapped", "compressed", "sidecar")
     ),
@@ -129,7 +130,7 @@ def _group(
 
 TRAVELLING = _group({}, _ENTRY, _ENTRY)
 """A recipe as it travels in the pack."""
-WRITTEN = _group(PACKING, {**FILE, "storage": PACKING["storage"]}, FILE)
+WRITTEN = _group(PACKING, {**FILE, "storage": PACKING["storage"], "draft": PACKING["draft"]}, FILE)
 """A recipe as people write it."""
 
 

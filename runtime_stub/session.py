@@ -157,7 +157,7 @@ def engine_settings(
     )
 
 
-def find_model(session: Session, model: PackedModel) -> Sources:
+def find_model(session: Session, model: PackedModel, *, drafts: bool = True) -> Sources:
     """Where the model and its adapters lie, once they are extracted if the pack holds them
     compressed."""
     from runtime_stub.models import find_sources
@@ -171,4 +171,6 @@ def find_model(session: Session, model: PackedModel) -> Sources:
             bars.close()  # that of the file before
             return bars.enter_context(progress("First start: extracting the model", size))
 
-        return find_sources(session.bundle, model, on_start=on_start, on_wait=on_wait)
+        return find_sources(
+            session.bundle, model, on_start=on_start, on_wait=on_wait, drafts=drafts
+        )

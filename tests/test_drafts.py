@@ -12,8 +12,8 @@ import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime_stub.engine import scheduler
-from runtime_stub.engine.drafts import GRAM, Drafts, worthwhile
+from runtime_stub.engine import guessing
+from runtime_stub.engine.drafts import GRAM, Chance, Drafts, worthwhile
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.engine.messages import (
@@ -65,21 +65,26 @@ class TestGuess:
 
 class TestChance:
     def test_learns(self) -> None:
-        drafts = Drafts([])
+        chance = Chance()
         for _ in range(30):
-            drafts.learn(4, 4)
-        assert drafts.chance > 0.95
+            chance.learn(4, 4)
+        assert chance.value > 0.95
         for _ in range(30):
-            drafts.learn(4, 0)
-        assert drafts.chance < 0.05
+            chance.learn(4, 0)
+        assert chance.value < 0.05
 
     def test_is_tried_again_after_a_while(self) -> None:
-        drafts = Drafts([])
+        chance = Chance()
         for _ in range(30):
-            drafts.learn(4, 0)
+            chance.learn(4, 0)
         for _ in range(100):
-            drafts.learn(0, 0)
-        assert 0.5 < drafts.chance < 0.8
+            chance.rest()
+        assert 0.5 < chance.value < 0.8
+
+    def test_rest_takes_nothing_away(self) -> None:
+        chance = Chance(0.95)
+        chance.rest()
+        assert chance.value == 0.95
 
 
 class TestWorthwhile:
@@ -140,15 +145,14 @@ def running(model: Path, *, drafts: bool, kv: str = "f16") -> Iterator[Engine]:
 def guessed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Has every guess made; how long each verified one was, and how much of it was right."""
     right: list[int] = []
-    monkeypatch.setattr(scheduler, "worthwhile", lambda *given: max(0, min(8, given[-1])))
-    learn = Drafts.learn
+    monkeypatch.setattr(guessing, "worthwhile", lambda *given: max(0, min(8, given[-1])))
+    learn = Chance.learn
 
-    def note(self: Drafts, count: int, good: int) -> None:
-        if count:
-            right.append(good)
+    def note(self: Chance, count: int, good: int) -> None:
+        right.append(good)
         learn(self, count, good)
 
-    monkeypatch.setattr(Drafts, "learn", note)
+    monkeypatch.setattr(Chance, "learn", note)
     return right
 
 

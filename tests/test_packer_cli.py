@@ -17,6 +17,7 @@ from packer.cli import satchel
 from packer.stub import PLATFORMS, this_platform
 from runtime_stub import __version__
 from runtime_stub.console import run
+from runtime_stub.errors import RecipeError
 from runtime_stub.recipe import SAMPLING
 
 OTHER = next(name for name in PLATFORMS if name != this_platform())
@@ -161,6 +162,18 @@ class TestPack:
                 "clinic",
                 "a=b",
             ]
+
+    def test_draft(self, cli: Cli, small_model: Path, tmp_path: Path, out: Path) -> None:
+        small = s.model(tmp_path / "small.gguf", rows=32)
+        said = cli("pack", small_model, "--draft", small, "-o", out / "quick")
+        assert said.code == 0, said.err
+        assert "draft " in said.out
+        assert "draft      " in cli("inspect", out / "quick").out
+        assert cli("unpack", out / "quick", "-o", out / "a", "--entry", "draft").code == 0
+        assert (out / "a").read_bytes() == small.read_bytes()
+        said = cli("pack", small_model, small, "--draft", small, "-o", out / "both")
+        assert said.code == RecipeError.exit_code
+        assert "guesses for one model" in said.err
 
     def test_options_travel(self, cli: Cli, small_model: Path, out: Path) -> None:
         (out / "prompt.txt").write_text("Answer in rhymes.", encoding="utf-8")

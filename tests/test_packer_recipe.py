@@ -180,9 +180,20 @@ def test_adapters_of_the_only_model(path: Path) -> None:
     assert packing.recipe.adapters == (AdapterRecipe("sql"),)
 
 
+def test_drafts_of_one_model_and_of_several(path: Path) -> None:
+    folder = path.parent
+    packing = make_recipe(read_recipe(written(path, 'model = "m.gguf"\ndraft = "s.gguf"')), "here")
+    assert packing.models == (ModelFiles(folder / "m.gguf", draft=folder / "s.gguf"),)
+    text = '[[models]]\nfile = "a.gguf"\ndraft = "s.gguf"\n[[models]]\nfile = "b.gguf"'
+    packing = make_recipe(read_recipe(written(path, text)), "here")
+    assert [model.draft for model in packing.models] == [folder / "s.gguf", None]
+    assert "draft" not in packing.recipe.document()
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
+        ('draft = "s"\n[[models]]\nfile = "a"', "guesses for one model"),
         ('model = "a"\n[[models]]\nfile = "b"', "both a model and"),
         ('[[models]]\nname = "a"', "a has no file"),
         ("[[models]]\n[models.sampling]\nseed = 1", "has no file"),

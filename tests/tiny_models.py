@@ -25,8 +25,9 @@ _HEADS, _HEAD, _KEY_VALUE_HEADS = 4, 16, 2
 _STATE, _CONVOLUTION, _RANK = 8, 4, 4
 
 
-def plain(path: Path, head: int = _HEAD) -> Path:
-    """Llama's architecture, with `head` numbers in each key and value."""
+def plain(path: Path, head: int = _HEAD, seed: str = "", characters: str = CHARACTERS) -> Path:
+    """Llama's architecture, with `head` numbers in each key and value. Another `seed` makes other
+    weights, `characters` another vocabulary."""
     attention = {
         "attention.head_count": Typed(U32, _HEADS),
         "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
@@ -40,7 +41,7 @@ def plain(path: Path, head: int = _HEAD) -> Path:
         block = f"blk.{layer}"
         shapes |= _attention(block, head) | _feed_forward(block)
         shapes |= {f"{block}.ffn_norm.weight": (WIDTH,)}
-    return _write(path, "llama", attention, shapes)
+    return _write(path, "llama", attention, shapes, seed, characters)
 
 
 def adapter(path: Path, seed: str, rank: int = 4) -> Path:
@@ -169,7 +170,12 @@ def _feed_forward(block: str) -> dict[str, tuple[int, ...]]:
 
 
 def _write(
-    path: Path, architecture: str, facts: Mapping[str, Typed], shapes: dict[str, tuple[int, ...]]
+    path: Path,
+    architecture: str,
+    facts: Mapping[str, Typed],
+    shapes: dict[str, tuple[int, ...]],
+    seed: str = "",
+    characters: str = CHARACTERS,
 ) -> Path:
     facts = {
         "block_count": Typed(U32, LAYERS),
@@ -183,7 +189,7 @@ def _write(
         **{f"{architecture}.{key}": value for key, value in facts.items()},
         "tokenizer.ggml.model": Typed(STRING, "gpt2"),
         "tokenizer.ggml.pre": Typed(STRING, "gpt-2"),
-        "tokenizer.ggml.tokens": Typed(STRING, [*CHARACTERS, "<|end|>", "!!"]),
+        "tokenizer.ggml.tokens": Typed(STRING, [*characters, "<|end|>", "!!"]),
         "tokenizer.ggml.token_type": Typed(I32, [1] * END + [3, 1]),
         "tokenizer.ggml.merges": Typed(STRING, ["! !"]),
         "tokenizer.ggml.eos_token_id": Typed(U32, END),
@@ -197,14 +203,14 @@ def _write(
         **shapes,
     }
     tensors = tuple(
-        TensorInfo(name, shape, data=_weights(name, shape)) for name, shape in shapes.items()
+        TensorInfo(name, shape, data=_weights(name, shape, seed)) for name, shape in shapes.items()
     )
     return Gguf(metadata, tensors).write(path)
 
 
-def _weights(name: str, shape: tuple[int, ...]) -> bytes:
+def _weights(name: str, shape: tuple[int, ...], seed: str = "") -> bytes:
     """Numbers like a trained model's, the same each time."""
-    chance = random.Random(zlib.crc32(name.encode()))  # noqa: S311  (weights, not secrets)
+    chance = random.Random(zlib.crc32(f"{seed}{name}".encode()))  # noqa: S311  (weights, not secrets)
     count = 1
     for length in shape:
         count *= length

@@ -230,10 +230,11 @@ def _engine(
     """
     from runtime_stub.engine.engine import Engine
 
-    found = find_model(session, chosen.model)
-    confinement = enter(session, options)
     settings = engine_settings(chosen.recipe, options, context)
-    return Engine(found.model, settings, found.adapters, found.warm), confinement
+    found = find_model(session, chosen.model, drafts=settings.drafts)
+    confinement = enter(session, options)
+    engine = Engine(found.model, settings, found.adapters, found.warm, draft=found.draft)
+    return engine, confinement
 
 
 def _show_loading(engine: Engine) -> None:

@@ -93,8 +93,9 @@ class PackModels:
                 model,
                 on_start=as_fractions(on_progress),
                 on_wait=lambda: on_progress(0.0),
+                drafts=settings.drafts,
             )
             on_progress(1.0)
-            return Engine(found.model, settings, found.adapters, found.warm)
+            return Engine(found.model, settings, found.adapters, found.warm, draft=found.draft)
 
         return BackgroundEngine(make)

@@ -138,15 +138,8 @@ class Context:
             reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
             raise EngineError(f"a context of {size.tokens:,} tokens can't be made: {reason}")
         self._memory = llama.llama_get_memory(self.handle)
-        self._window = int(llama.llama_model_n_swa(model.handle))
-        self.cuttable = not (
-            llama.llama_model_is_recurrent(model.handle)
-            or llama.llama_model_is_hybrid(model.handle)
-        )
-        """Whether a sequence can be cut anywhere. Recurrent memory stands at its end alone:
-        going back takes a state that was saved there."""
-        self.forgiving = self.cuttable and self._window == 0
-        """Whether tokens can be taken back at any time."""
+        self._window = model.window
+        self.cuttable, self.forgiving = model.cuttable, model.forgiving
         self.batch_size = int(parameters.n_batch)
         self._batch = llama.llama_batch_init(self.batch_size, 0, 1)
 

@@ -10,7 +10,9 @@ GRAM = 3
 """So many tokens must have occurred before for a guess."""
 MOST = 16
 """Longest guess, in tokens."""
-_PRIOR = 0.7
+ROOM = 1024
+"""Tokens of context that a model which guesses has for each text."""
+PRIOR = 0.7
 """How often a guessed token is taken to be right, as long as nothing is known."""
 _WEIGHT = 0.12
 """Of the newest outcome."""
@@ -18,6 +20,25 @@ _MARGIN = 1.03
 """By how much a guess has to pay, for what is not measured."""
 _RECOVERY = 0.01
 """What is gained back with each step without a guess: a text may become repetitive later."""
+
+
+class Chance:
+    """How likely the next guessed token is right, from what became of those before."""
+
+    def __init__(self, prior: float = PRIOR, recovery: float = _RECOVERY) -> None:
+        """`recovery` is what is gained back with each step without a guess, up to PRIOR."""
+        self.value = prior
+        self._recovery = recovery
+
+    def learn(self, guessed: int, right: int) -> None:
+        """So many tokens were guessed, and the first `right` of them were."""
+        for trial in range(min(right + 1, guessed)):
+            self.value += _WEIGHT * ((trial < right) - self.value)
+
+    def rest(self) -> None:
+        """A step has passed without a guess."""
+        if self.value < PRIOR:
+            self.value = min(PRIOR, self.value + self._recovery)
 
 
 class Drafts:
@@ -29,12 +50,12 @@ class Drafts:
         """Where the text went on after these tokens, the last time they occurred."""
         for end in range(GRAM, len(self._tokens)):
             self._followed[tuple(self._tokens[end - GRAM : end])] = end
-        self._chance = _PRIOR
+        self.chance = Chance()
 
     @property
-    def chance(self) -> float:
-        """How likely the next guessed token is right, from what became of those before."""
-        return self._chance
+    def text(self) -> Sequence[int]:
+        """The whole of it."""
+        return self._tokens
 
     def add(self, token: int) -> None:
         """The text goes on with `token`."""
@@ -53,14 +74,6 @@ class Drafts:
             # Beyond its end the text is what was guessed: it may go round in circles.
             guess.append(self._tokens[place] if place < length else guess[place - length])
         return guess
-
-    def learn(self, guessed: int, right: int) -> None:
-        """So many tokens were guessed, and the first `right` of them were."""
-        if guessed == 0:
-            self._chance = min(_PRIOR, self._chance + _RECOVERY)
-            return
-        for trial in range(min(right + 1, guessed)):
-            self._chance += _WEIGHT * ((trial < right) - self._chance)
 
 
 def worthwhile(

@@ -46,6 +46,7 @@ from runtime_stub.engine.messages import (
 from runtime_stub.errors import EngineError, PackChangedError, PromptError, SatchelError
 
 if TYPE_CHECKING:
+    from runtime_stub.engine.draft_model import DraftModel
     from runtime_stub.engine.embedder import Embedder
     from runtime_stub.engine.prompt import PromptBuilder
     from runtime_stub.engine.prompt_cache import PromptCache
@@ -82,15 +83,19 @@ class Engine:
         adapters: Sequence[AdapterSource] = (),
         warm: Sequence[ModelSource] = (),
         prompts: PromptFolder | None = None,
+        draft: ModelSource | None = None,
     ) -> None:
         """Start loading the model at `source` in the background, and its `adapters`. `warm` are
-        prompts that it has read already; in `prompts` it keeps further ones."""
+        prompts that it has read already; in `prompts` it keeps further ones; the model at `draft`
+        guesses ahead for it."""
         self._warm_sources = tuple(warm)
         self._prompt_folder = prompts
         self._prompts: PromptCache | None = None
         self._source = source
         self._adapter_sources = tuple(adapters)
-        self._source_state = _state(source)
+        self._draft_source = draft if settings.drafts else None
+        self._files = [source, *([self._draft_source] if self._draft_source else [])]
+        self._file_states = [_state(file) for file in self._files]
         self._settings = settings
         self._status = Status("loading")
         self._facts: ModelFacts | None = None
@@ -256,11 +261,9 @@ class Engine:
             if self._prompts is not None and kind == "closed":
                 scheduler.keep_prompts(self._prompts, _KEEP_SECONDS)
             scheduler.close()
-        if self._embedder is not None:
-            self._embedder.free()
-        if self._context is not None:
-            self._context.free()
-        self._model.free()
+        for owner in (self._embedder, self._context, self._draft, self._model):
+            if owner is not None:
+                owner.free()
 
     def _load(self) -> None:
         from runtime_stub.engine.adapters import Adapters
@@ -275,6 +278,13 @@ class Engine:
         self._threads = self._settings.threads or hardware.physical_cores
         self._model = load_model(self._source, on_progress)
         self._adapters = Adapters(self._model, self._adapter_sources)
+        self._draft: DraftModel | None = None
+        if self._draft_source is not None and self._model.forgiving:
+            from runtime_stub.engine.draft_model import load_draft
+
+            self._draft = load_draft(self._draft_source, self._model, self._settings, self._threads)
+            taken = self._draft.memory if self._draft is not None else 0
+            hardware = replace(hardware, memory_available=hardware.memory_available - taken)
         self._context: Context | None = None
         self._embedder: Embedder | None = None
         if self._settings.context != FIT_REQUEST:
@@ -312,6 +322,7 @@ class Engine:
             rerank=self._model.can_rerank(),
             vocabulary=self._model.vocabulary_size,
             template="",
+            draft=self._draft.description if self._draft is not None else "",
         )
 
     def _turn(self, scheduler: Scheduler | None) -> Scheduler | None:
@@ -340,7 +351,7 @@ class Engine:
                 self._prompts.note()
         if scheduler is not None:
             # Weights are read from the file as they are needed: changed ones mean nonsense.
-            if _state(self._source) != self._source_state:
+            if [_state(file) for file in self._files] != self._file_states:
                 raise PackChangedError(CHANGED, "Start it again")
             scheduler.step()
         return scheduler
@@ -403,6 +414,7 @@ class Engine:
             lambda mix: self._adapters.apply(owner.handle, mix),
             remembered,
             self._settings.drafts,
+            self._draft,
         )
 
 

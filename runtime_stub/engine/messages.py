@@ -61,7 +61,7 @@ class EngineSettings:
     template: str | None = None
     """A chat template to use instead of the model's own."""
     drafts: bool = True
-    """Whether to guess ahead what a text repeats, where that pays."""
+    """Whether to guess ahead where that pays: what a text repeats, and by a draft model."""
     prompt_cache: int = 0
     """Bytes on disk that prompts may take which are kept from one start to the next; 0 keeps
     none."""
@@ -367,3 +367,5 @@ class ModelFacts:
     """How many tokens there are."""
     template: str
     """Where the chat template comes from: "model", "recipe" or a named fallback."""
+    draft: str = ""
+    """The model that guesses ahead for it, in a few words; empty without one."""

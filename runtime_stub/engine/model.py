@@ -33,6 +33,15 @@ class Model:
         self.trained_context = int(llama.llama_model_n_ctx_train(handle))
         self.size = int(llama.llama_model_size(handle))
         self.parameters = int(llama.llama_model_n_params(handle))
+        self.window = int(llama.llama_model_n_swa(handle))
+        """Tokens that a sliding window keeps; 0 without one."""
+        self.cuttable = not (
+            llama.llama_model_is_recurrent(handle) or llama.llama_model_is_hybrid(handle)
+        )
+        """Whether what it has read can be cut anywhere. Recurrent memory stands at its end alone:
+        going back takes a state that was saved there."""
+        self.forgiving = self.cuttable and self.window == 0
+        """Whether tokens can be taken back at any time."""
         self.adds_bos = bool(llama.llama_vocab_get_add_bos(self.vocabulary))
         self.bos = self._special_text(llama.llama_vocab_bos(self.vocabulary))
         self.eos = self._special_text(llama.llama_vocab_eos(self.vocabulary))

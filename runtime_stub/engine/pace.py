@@ -65,6 +65,10 @@ class Pace:
         """Seconds by which a guessed token lengthens a step; None if unknown."""
         return self._per_token if self._per_guess is None else self._per_guess
 
+    def forget_guesses(self) -> None:
+        """What guessed tokens cost is to be measured anew."""
+        self._per_guess = None
+
     def note(self, generated: int, read: int, seconds: float, guessed: int = 0) -> None:
         """Learn from a step that fed so many generated, prompt and guessed tokens."""
         if guessed:

@@ -17,11 +17,11 @@ from runtime_stub.engine.answer import Answer
 from runtime_stub.engine.aside import put_aside
 from runtime_stub.engine.candidates import Candidates
 from runtime_stub.engine.context import NO_ROOM, Context
-from runtime_stub.engine.drafts import MOST, Drafts, worthwhile
+from runtime_stub.engine.endings import Endings
+from runtime_stub.engine.guessing import Guessing, Wish
 from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
     Begun,
-    ChoiceEnd,
     Failed,
     Finished,
     Mix,
@@ -38,6 +38,7 @@ from runtime_stub.engine.warm import Remembered
 from runtime_stub.errors import PromptError
 
 if TYPE_CHECKING:
+    from runtime_stub.engine.draft_model import DraftModel
     from runtime_stub.engine.prompt_cache import PromptCache
 
 _FIRST_CHUNK = 32
@@ -56,11 +57,11 @@ class Scheduler:
         apply: Callable[[Mix], None] = lambda _: None,
         warm: Sequence[Remembered] = (),
         drafts: bool = False,
+        draft_model: DraftModel | None = None,
     ) -> None:
         """`apply` lets the context compute with other adapters; `warm` are prompts that need
-        not be read. With `drafts`, it guesses ahead where that pays."""
+        not be read. With `drafts`, it guesses ahead where that pays, also by `draft_model`."""
         self._warm = warm
-        self._guesses = drafts and context.forgiving
         self._model = model
         self._context = context
         self._slots = [Slot(sequence) for sequence in range(parallel)]
@@ -68,8 +69,10 @@ class Scheduler:
         self._candidates = Candidates(model.vocabulary_size)
         self._pace = Pace()
         self._turns = Turns(apply)
-        self._ended: dict[Job, list[tuple[ChoiceEnd, Usage]]] = {}
-        """Ends and counts of the choices that are complete, of jobs that are not."""
+        self._endings = Endings(self._slots)
+        self._guessing: Guessing | None = None
+        if drafts and context.forgiving:
+            self._guessing = Guessing(self._pace, draft_model)
 
     @property
     def idle(self) -> bool:
@@ -123,7 +126,7 @@ class Scheduler:
         for job in [*self._waiting, *self._running()]:
             job.send(event)
         self._waiting.clear()
-        self._ended.clear()
+        self._endings.forget()
         for slot in self._slots:
             slot.release()
             self._empty(slot)
@@ -144,16 +147,13 @@ class Scheduler:
     def _running(self) -> list[Job]:
         return list(dict.fromkeys(slot.job for slot in self._slots if slot.job is not None))
 
-    def _slots_of(self, job: Job) -> list[Slot]:
-        return [slot for slot in self._slots if slot.job is job]
-
     def _drop_abandoned(self) -> None:
         for job in self._running():
             if job.cancelled:
-                for slot in self._slots_of(job):
-                    self._end_choice(slot, "cancelled")
+                for slot in self._endings.slots_of(job):
+                    self._endings.end(slot, "cancelled")
             elif job.overdue:
-                self._fail(job, Failed("timeout", "the request took too long"))
+                self._endings.fail(job, Failed("timeout", "the request took too long"))
         for job in list(self._waiting):
             if job.cancelled or job.overdue:
                 self._waiting.remove(job)
@@ -163,12 +163,6 @@ class Scheduler:
                     if job.cancelled
                     else Failed("timeout", "the request waited too long for its turn")
                 )
-
-    def _fail(self, job: Job, event: Failed) -> None:
-        job.send(event)
-        self._ended.pop(job, None)
-        for slot in self._slots_of(job):
-            slot.release()
 
     def _admit(self) -> None:
         while self._waiting:
@@ -183,7 +177,7 @@ class Scheduler:
             try:
                 self._start(job)
             except PromptError as error:
-                self._fail(job, Failed("prompt", error.message, error.hint))
+                self._endings.fail(job, Failed("prompt", error.message, error.hint))
             put_aside(self._slots, self._context)
 
     def _held(self) -> int:
@@ -214,7 +208,7 @@ class Scheduler:
             slot.mix = job.mix
             slot.take(job, choice, sampler, Answer(choice, job.reading, request.stop))
             slot.cached = kept
-        job.send(Begun(tuple(slot.sequence for slot in self._slots_of(job))))
+        job.send(Begun(tuple(slot.sequence for slot in self._endings.slots_of(job))))
 
     def _fill_batch(self, *, rested: bool) -> tuple[int, int]:
         """How many generated and how many prompt tokens were put into the batch."""
@@ -227,12 +221,15 @@ class Scheduler:
         # One batch is computed with one set of adapters.
         slots = self._turns.next([slot for slot in self._slots if slot.job is not None])
         readers = sorted((slot for slot in slots if slot.reads), key=lambda s: s.started)
-        for slot in slots:
-            if slot.next_token is not None:
-                slot.output_index = self._feed(slot, slot.next_token, output=True)
-                generated += 1
-                if not readers:  # the time is theirs: they wait for a first token
-                    self._feed_guess(slot, len(slots) - 1)
+        writers = [slot for slot in slots if slot.next_token is not None]
+        if not readers:  # the time is theirs: they wait for a first token
+            self._guess(writers)
+        for slot in writers:
+            generated += 1
+            # What is verified lies in the batch behind the token that it follows.
+            tokens = [*([] if slot.next_token is None else [slot.next_token]), *slot.guess]
+            indexes = [self._feed(slot, token, output=True) for token in tokens]
+            slot.output_index = indexes[0]
         room = self._context.room
         if generated and readers:
             room = self._pace.chunk(room, generated, len(readers))
@@ -258,22 +255,20 @@ class Scheduler:
                 slot.output_index = index
         return end - start
 
-    def _feed_guess(self, slot: Slot, others: int) -> None:
-        """Feed what may follow the next token, as far as that pays."""
-        if slot.drafts is None or slot.job is None:
+    def _guess(self, writers: Sequence[Slot]) -> None:
+        """Decide what may follow the next token of each, as far as that pays."""
+        if self._guessing is None or not writers:
             return
-        left = self._context.size.tokens - len(slot.tokens) - 2
-        if slot.job.generation.max_tokens is not None:
-            left = min(left, slot.job.generation.max_tokens - slot.generated - 1)
-        # Every other text's own token must still find its place in the batch.
-        most = min(MOST, left, self._context.room - others)
-        pace = self._pace
-        count = worthwhile(slot.drafts.chance, others, pace.generating, pace.per_guess, most)
-        if count == 0:
-            slot.drafts.learn(0, 0)
-        slot.guess = slot.drafts.guess(count)
-        for token in slot.guess:
-            self._feed(slot, token, output=True)
+        # Every text's own token must find its place in the batch and in the context.
+        tokens = self._context.size.tokens
+        room = min(self._context.room, tokens - self._held()) // len(writers) - 1
+        wishes = []
+        for slot in writers:
+            left = tokens - len(slot.tokens) - 2
+            if slot.job is not None and slot.job.generation.max_tokens is not None:
+                left = min(left, slot.job.generation.max_tokens - slot.generated - 1)
+            wishes.append(Wish(slot, min(left, room)))
+        self._guessing.guess(wishes, len(writers) - 1)
 
     def _feed(self, slot: Slot, token: int, *, output: bool) -> int:
         position = len(slot.tokens) + len(slot.pending)
@@ -311,8 +306,8 @@ class Scheduler:
             # It lies in the context already.
             slot.tokens.append(token)
             right += 1
-        if slot.drafts is not None:
-            slot.drafts.learn(len(guess), right)
+        if self._guessing is not None:
+            self._guessing.learn(slot, len(guess), right)
         if right < len(guess):
             self._context.keep(slot.sequence, len(slot.tokens))
 
@@ -322,7 +317,7 @@ class Scheduler:
         if job is None:
             return
         ready = [first]
-        for slot in self._slots_of(job) if first.choice == 0 else ():
+        for slot in self._endings.slots_of(job) if first.choice == 0 else ():
             if not slot.waits:
                 continue
             slot.waits = False
@@ -343,13 +338,11 @@ class Scheduler:
         try:
             choice = slot.sampler.sample(self._context.handle, index, self._candidates)
         except DeadEndError:
-            self._fail(slot.job, _DEAD_END)
+            self._endings.fail(slot.job, _DEAD_END)
             return
         slot.next_token = choice.token
-        if slot.drafts is not None:
-            slot.drafts.add(choice.token)
-        elif self._guesses:
-            slot.drafts = Drafts([*slot.job.tokens, choice.token])
+        if self._guessing is not None:
+            self._guessing.note(slot, choice.token)
         self._take(slot, slot.job, choice)
 
     def _take(self, slot: Slot, job: Job, choice: Choice) -> None:
@@ -358,7 +351,7 @@ class Scheduler:
             return
         shown = job.reading.shown.get(choice.token)
         if shown is None and self._model.ends_generation(choice.token):
-            self._end_choice(slot, "stop")
+            self._endings.end(slot, "stop")
             return
         slot.generated += 1
         data = self._model.piece(choice.token) if shown is None else shown
@@ -367,11 +360,11 @@ class Scheduler:
             job.send(event)
         limit = job.generation.max_tokens
         if slot.answer.over or self._model.ends_generation(choice.token):
-            self._end_choice(slot, "stop")
+            self._endings.end(slot, "stop")
         elif (limit is not None and slot.generated >= limit) or (
             len(slot.tokens) + 1 >= self._context.size.tokens
         ):
-            self._end_choice(slot, "length")
+            self._endings.end(slot, "length")
 
     def _logprob(self, choice: Choice, data: bytes) -> TokenLogprob:
         top = ((self._model.piece(token, special=True), value) for token, value in choice.top)
@@ -382,38 +375,6 @@ class Scheduler:
             tuple((raw.decode(errors="replace"), raw, value) for raw, value in top),
         )
 
-    def _end_choice(self, slot: Slot, reason: str) -> None:
-        job, answer = slot.job, slot.answer
-        if job is None or answer is None:
-            return
-        for event in answer.finish():
-            job.send(event)
-        if reason == "stop" and answer.called:
-            reason = "tool_calls"
-        end = ChoiceEnd(reason, slot.choice, answer.stopped_by if reason == "stop" else None)
-        job.send(end)
-        now = time.monotonic()
-        first = slot.first_token or now
-        usage = Usage(
-            prompt_tokens=len(job.tokens),
-            cached_tokens=slot.cached,
-            completion_tokens=slot.generated,
-            prompt_seconds=first - slot.started,
-            completion_seconds=now - first,
-        )
-        was_first = slot.choice == 0
-        slot.release()
-        for other in self._slots_of(job) if was_first else ():
-            if other.waits:  # for a prompt that nobody reads any more
-                self._end_choice(other, reason)
-        ended = self._ended.setdefault(job, [])
-        ended.insert(0 if was_first else len(ended), (end, usage))
-        if not self._slots_of(job):
-            first_end = ended[0][0]
-            usage = _total([usage for _, usage in ended])
-            job.send(Finished(first_end.reason, usage, first_end.stop))
-            del self._ended[job]
-
     def _make_room(self) -> None:
         """The cache is full: forget an idle slot, or else end the longest choice."""
         idle = [s for s in self._slots if s.job is None and s.tokens and not s.aside]
@@ -421,19 +382,8 @@ class Scheduler:
             self._empty(min(idle, key=lambda slot: slot.last_used))
             return
         busy = [slot for slot in self._slots if slot.job is not None and not slot.waits]
-        self._end_choice(max(busy, key=lambda slot: len(slot.tokens)), "length")
+        self._endings.end(max(busy, key=lambda slot: len(slot.tokens)), "length")
 
     def _empty(self, slot: Slot) -> None:
         self._context.keep(slot.sequence, 0)
         slot.forget()
-
-
-def _total(usages: list[Usage]) -> Usage:
-    """Counts over all choices; they have read one prompt together."""
-    return Usage(
-        prompt_tokens=usages[0].prompt_tokens,
-        cached_tokens=usages[0].cached_tokens,
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-        prompt_seconds=max(usage.prompt_seconds for usage in usages),
-        completion_seconds=max(usage.completion_seconds for usage in usages),
-    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from runtime_stub.engine.answer import Answer
 from runtime_stub.engine.context import Context
-from runtime_stub.engine.drafts import Drafts
+from runtime_stub.engine.drafts import Chance, Drafts
 from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import Mix
 from runtime_stub.engine.places import Places
@@ -46,8 +46,12 @@ class Slot:
     """Where in the running batch this slot's logits are."""
     drafts: Drafts | None = None
     """Where its text may go on from; None if that is of no use."""
+    model_chance: Chance | None = None
+    """How well a model guesses it; None without such a model."""
     guess: list[int] = field(default_factory=list)
     """What the running batch holds of it behind the next token, to be verified."""
+    guessed_by: Chance | None = None
+    """What learns from how that turns out."""
     cached: int = 0
     generated: int = 0
     started: float = 0.0
@@ -72,7 +76,7 @@ class Slot:
 
     def release(self) -> None:
         """Let go of the choice; the tokens stay for whoever begins alike."""
-        self.job = self.answer = self.drafts = None
+        self.job = self.answer = self.drafts = self.model_chance = self.guessed_by = None
         self.guess = []
         self.next_token = None
         self.waits = False

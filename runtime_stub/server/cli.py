@@ -315,10 +315,14 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
 
         model, _ = choose(packed_models(session.bundle, session.recipe), start.model)
         found = find_sources(
-            session.bundle, model, on_start=as_fractions(on_progress), on_wait=lambda: None
+            session.bundle,
+            model,
+            on_start=as_fractions(on_progress),
+            on_wait=lambda: None,
+            drafts=start.settings.drafts,
         )
         prompts = kept_prompts(session.bundle, model, start.settings)
-        return Engine(found.model, start.settings, found.adapters, found.warm, prompts)
+        return Engine(found.model, start.settings, found.adapters, found.warm, prompts, found.draft)
 
     try:
         os.set_inheritable(descriptor, False)

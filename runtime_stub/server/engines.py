@@ -56,12 +56,14 @@ def start_engines(
             recipe.drafts,
         )
         if key not in made:
-            stay = Stay(residence, need(model), keeping.lazy or bool(made), keeping.idle)
+            chosen = settings(model)
+            needed = need(model, drafts=chosen.drafts)
+            stay = Stay(residence, needed, keeping.lazy or bool(made), keeping.idle)
             name = model.name
             made[key] = RemoteEngine(
                 start,
                 name,
-                settings(model),
+                chosen,
                 on_stop=lambda reason, name=name: on_stop(name, reason),  # type: ignore[misc]
                 stay=stay,
             )
@@ -69,10 +71,11 @@ def start_engines(
     return engines
 
 
-def need(model: PackedModel) -> int:
-    """Bytes of memory to run it, as the packer estimated."""
-    stated = model.entry.metadata.get("memory_needed")
-    return OVERHEAD + (stated if isinstance(stated, int) else model.entry.size)
+def need(model: PackedModel, *, drafts: bool = True) -> int:
+    """Bytes of memory to run it, with its draft if that guesses, as the packer estimated."""
+    entries = [model.entry, *([model.draft] if model.draft is not None and drafts else [])]
+    stated = [(entry.metadata.get("memory_needed"), entry.size) for entry in entries]
+    return OVERHEAD + sum(need if isinstance(need, int) else size for need, size in stated)
 
 
 class Adapted(EngineAround):
