@@ -8,6 +8,7 @@
       models/<sha256>.lock        as for runtimes
       prompts/<text>-<fits>.prompt   what a server has read (engine/prompt_files.py); nobody
                                   else's business, and written only when a person asks for it
+      profiles/<sha256>.json      what was measured for a model on this machine (`profiles.py`)
 
 A name without ".part" is only ever given to complete, synced files, by renaming. Extracted
 files carry the fixed time COMPLETE_TIME, so that any later write to them shows. Whoever uses a

@@ -20,7 +20,8 @@ from runtime_stub.errors import OutputError
 from runtime_stub.locks import Taken, try_alone, try_lock
 from runtime_stub.trust import check_folder, check_way
 
-RUNTIME, MODEL, PROMPT, PARTIAL = "runtime", "model", "prompt", "partial"
+RUNTIME, MODEL, PROMPT, PROFILE = "runtime", "model", "prompt", "profile"
+PARTIAL = "partial"
 _NAMES: dict[str, dict[str, re.Pattern[str]]] = {
     "runtimes": {
         RUNTIME: re.compile(r"[0-9a-f]{64}"),
@@ -34,16 +35,21 @@ _NAMES: dict[str, dict[str, re.Pattern[str]]] = {
         PROMPT: re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.prompt"),
         PARTIAL: re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.prompt\.[0-9]+\.part"),
     },
+    "profiles": {
+        PROFILE: re.compile(r"[0-9a-f]{64}\.json"),
+        PARTIAL: re.compile(r"\.[0-9a-f]{64}\.json-\d+"),
+    },
 }
 
 
 @dataclass(frozen=True)
 class CacheItem:
-    """One extracted runtime or model, or a prompt that a server keeps, complete or not."""
+    """One extracted runtime or model, a prompt that a server keeps, or what was measured for a
+    model; complete or not."""
 
     root: Path
     kind: str
-    """One of "runtime", "model", "prompt" or "partial"."""
+    """One of "runtime", "model", "prompt", "profile" or "partial"."""
     name: str
     size: int
     """Bytes on disk."""
@@ -150,6 +156,8 @@ def _last_used(path: Path) -> float:
     try:
         return path.with_suffix(".lock").lstat().st_mtime
     except OSError:
+        if path.suffix == ".json":
+            return path.lstat().st_mtime
         return path.lstat().st_ctime  # its own time is a fixed one
 
 

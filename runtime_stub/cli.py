@@ -30,6 +30,7 @@ from runtime_stub.errors import EngineError, InputError
 from runtime_stub.recipe import recipe_from
 from runtime_stub.server.cli import DEFAULT_PORT, engine_process, serve
 from runtime_stub.session import Session
+from runtime_stub.tuning.cli import rival_process, tune
 
 if TYPE_CHECKING:
     from runtime_stub.cache_items import CacheItem
@@ -135,7 +136,7 @@ def pack(verbose: bool) -> None:
     del verbose  # read by the error handler
 
 
-for command in (ask, chat, serve, engine_process):
+for command in (ask, chat, serve, tune, engine_process, rival_process):
     pack.add_command(command)
 
 

@@ -65,12 +65,21 @@ def describe_pack(bundle: Bundle, recipe: Recipe, launch: Launch) -> dict[str, A
     from runtime_stub.confinement.confine import possible, turned_off
     from runtime_stub.engine.hardware import read_hardware
     from runtime_stub.engine.library import cpu_variant
+    from runtime_stub.engine.messages import EngineSettings
     from runtime_stub.models import packed_models
     from runtime_stub.openssl import verify_ed25519
+    from runtime_stub.profiles import shelf_for
 
     hardware = read_hardware()
     models = packed_models(bundle, recipe) if bundle.of_kind("model") else ()
-    forecasts = [forecast.forecast(model, hardware) for model in models]
+    forecasts = [
+        forecast.forecast(
+            model,
+            hardware,
+            shelf_for(bundle, model, EngineSettings(**model.recipe.engine), hardware),
+        )
+        for model in models
+    ]
     off = launch.host_environment.get("SATCHEL_NO_SANDBOX", "").lower() not in _NOT_SET
     confinement = turned_off() if off else possible()
     return {

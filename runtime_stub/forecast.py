@@ -11,9 +11,11 @@ from runtime_stub.engine.hardware import Hardware
 from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.engine.messages import EngineSettings
+from runtime_stub.engine.profile import Measured, Profile, Shelf
 from runtime_stub.errors import EngineError
 from runtime_stub.manifest import Entry
 from runtime_stub.models import PackedModel
+from runtime_stub.tuning.show import summary
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Forecast:
     """Memory for its keys and values."""
     problem: str = ""
     """Why it would not start."""
+    measured: Measured | None = None
+    """What is known of this machine."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +53,23 @@ class _Stated:
         return KV_TYPES[kv].bytes_of(int(self.entry.metadata["numbers_per_token"]))
 
 
-def forecast(model: PackedModel, hardware: Hardware) -> Forecast | None:
+def forecast(model: PackedModel, hardware: Hardware, shelf: Shelf) -> Forecast | None:
     """How `model` would run; None where the pack does not say enough about it."""
     if "numbers_per_token" not in model.entry.metadata:
         return None
     stated = _Stated(model.entry)
     engine = dict(model.recipe.engine)
     settings = EngineSettings(context=model.recipe.context, **engine)
+    measured = shelf.read()
     if model.draft is not None and model.recipe.drafts is not False:
         taken = int(model.draft.metadata.get("memory_needed", model.draft.size))
         hardware = replace(hardware, memory_available=hardware.memory_available - taken)
     try:
         size = choose_context(stated, settings, hardware)
     except EngineError as error:
-        return Forecast(model.name, settings.kv, 0, "", 0, str(error))
+        return Forecast(model.name, settings.kv, 0, "", 0, str(error), measured)
     needed = size.tokens * stated.state_bytes_per_token(settings.kv)
-    return Forecast(model.name, settings.kv, size.tokens, size.reason, needed)
+    return Forecast(model.name, settings.kv, size.tokens, size.reason, needed, measured=measured)
 
 
 def lines(document: dict[str, Any], *, several: bool) -> Iterator[str]:
@@ -73,6 +78,13 @@ def lines(document: dict[str, Any], *, several: bool) -> Iterator[str]:
     if document["problem"]:
         yield f"  context    {name}none: {document['problem']}"
         return
+    measured = document["measured"]
+    known = "not measured yet: `tune` does it"
+    if measured is not None:
+        known = summary(Profile(**measured["profile"]))
+        if measured["note"]:
+            known += f" ({measured['note']})"
+    yield f"  profile    {name}{known}"
     megabytes = f"{document['context_bytes'] / 1e6:,.0f} MB as {document['kv']}"
     yield (
         f"  context    {name}{document['context']:,} tokens "

@@ -78,6 +78,12 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Whether to compute attention in one piece.",
         ),
         click.option(
+            "--repack/--no-repack",
+            default=None,
+            help="Copy weights into an order that suits the processor: may be faster, takes their "
+            "memory twice.",
+        ),
+        click.option(
             "--kv",
             type=click.Choice(ENGINE["kv"].choices),
             help="How to keep what was read: q8_0 takes half the memory of f16.  [default: f16]",

@@ -344,7 +344,10 @@ class Fakes:
         self.may_load.set()
         self.step: Callable[[Scheduler], None] = lambda scheduler: None
 
-    def load_model(self, _source: ModelSource, on_progress: Callable[[float], bool]) -> FakeModel:
+    def load_model(
+        self, _source: ModelSource, on_progress: Callable[[float], bool], *, repack: bool
+    ) -> FakeModel:
+        assert not repack
         self.loading.set()
         while not self.may_load.wait(0.005):
             if not on_progress(0.5):
@@ -417,7 +420,7 @@ def test_close_while_loading(fakes: Fakes) -> None:
 
 
 def test_loading_that_raises_something_else(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: Any) -> None:
+    def load(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(model, "load_model", load)

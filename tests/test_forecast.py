@@ -11,6 +11,7 @@ import small_packs as s
 from packer.stub import Stub
 from runtime_stub import forecast
 from runtime_stub.engine.hardware import Hardware
+from runtime_stub.engine.profile import Measured, Profile
 from runtime_stub.models import PackedModel, packed_models
 from runtime_stub.recipe import recipe_from
 
@@ -29,13 +30,32 @@ def text(found: forecast.Forecast | None) -> str:
     return "\n".join(forecast.lines(dataclasses.asdict(found), several=False))
 
 
+class Shelf:
+    """Holds one measurement."""
+
+    def __init__(self, measured: Measured | None = None) -> None:
+        self.measured = measured
+
+    def read(self) -> Measured | None:
+        return self.measured
+
+    def begin(self) -> bool:
+        raise AssertionError
+
+    def give_up(self) -> None:
+        raise AssertionError
+
+    def keep(self, measured: Measured) -> None:
+        raise AssertionError
+
+
 def machine(memory: int) -> Hardware:
     return Hardware(2, 2, memory, memory)
 
 
 def test_plenty(small_model: Path, out: Path, small_stub: Stub) -> None:
     model = packed(small_model, out, small_stub)
-    found = forecast.forecast(model, machine(8 * GB))
+    found = forecast.forecast(model, machine(8 * GB), Shelf())
     assert found is not None
     numbers = model.entry.metadata["numbers_per_token"]
     expected = min(8192, model.entry.metadata["context_length"])
@@ -47,7 +67,7 @@ def test_plenty(small_model: Path, out: Path, small_stub: Stub) -> None:
 
 def test_smaller_keys_and_values(small_model: Path, out: Path, small_stub: Stub) -> None:
     half = packed(small_model, out, small_stub, engine={"kv": "q8_0"}, context=1024)
-    found = forecast.forecast(half, machine(8 * GB))
+    found = forecast.forecast(half, machine(8 * GB), Shelf())
     assert found is not None
     numbers = half.entry.metadata["numbers_per_token"]
     assert found.context_bytes == pytest.approx(1024 * numbers * 34 / 32, abs=1024)
@@ -55,7 +75,7 @@ def test_smaller_keys_and_values(small_model: Path, out: Path, small_stub: Stub)
 
 
 def test_no_room(small_model: Path, out: Path, small_stub: Stub) -> None:
-    found = forecast.forecast(packed(small_model, out, small_stub), machine(1))
+    found = forecast.forecast(packed(small_model, out, small_stub), machine(1), Shelf())
     assert found is not None
     assert found.context == 0
     assert "none: the model needs" in text(found)
@@ -64,4 +84,15 @@ def test_no_room(small_model: Path, out: Path, small_stub: Stub) -> None:
 def test_a_pack_that_does_not_say(small_model: Path, out: Path, small_stub: Stub) -> None:
     model = packed(small_model, out, small_stub)
     silent = replace(model, entry=replace(model.entry, metadata={}))
-    assert forecast.forecast(silent, machine(GB)) is None
+    assert forecast.forecast(silent, machine(GB), Shelf()) is None
+
+
+def test_what_was_measured(small_model: Path, out: Path, small_stub: Stub) -> None:
+    model = packed(small_model, out, small_stub)
+    known = Measured(Profile(threads=3, batch=256), note="there was no time for more")
+    said = text(forecast.forecast(model, machine(GB), Shelf(known)))
+    assert "3 threads generate, 256 prompt tokens per step (there was no time for more)" in said
+    assert "the defaults are the fastest here" in text(
+        forecast.forecast(model, machine(GB), Shelf(Measured(Profile())))
+    )
+    assert "not measured yet" in text(forecast.forecast(model, machine(GB), Shelf()))

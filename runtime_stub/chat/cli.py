@@ -229,11 +229,15 @@ def _engine(
     From here on this process is confined: the engine's threads are its first others.
     """
     from runtime_stub.engine.engine import Engine
+    from runtime_stub.profiles import shelf_for
 
     settings = engine_settings(chosen.recipe, options, context)
     found = find_model(session, chosen.model, drafts=settings.drafts)
     confinement = enter(session, options)
-    engine = Engine(found.model, settings, found.adapters, found.warm, draft=found.draft)
+    shelf = shelf_for(session.bundle, chosen.model, settings)
+    engine = Engine(
+        found.model, settings, found.adapters, found.warm, draft=found.draft, shelf=shelf
+    )
     return engine, confinement
 
 

@@ -87,6 +87,7 @@ class PackModels:
     def _load(self, model: PackedModel, settings: EngineSettings) -> BackgroundEngine:
         def make(on_progress: OnProgress) -> AnyEngine:
             from runtime_stub.engine.engine import Engine
+            from runtime_stub.profiles import shelf_for
 
             found = find_sources(
                 self._bundle,
@@ -96,6 +97,14 @@ class PackModels:
                 drafts=settings.drafts,
             )
             on_progress(1.0)
-            return Engine(found.model, settings, found.adapters, found.warm, draft=found.draft)
+            return Engine(
+                found.model,
+                settings,
+                found.adapters,
+                found.warm,
+                draft=found.draft,
+                shelf=shelf_for(self._bundle, model, settings),
+                measures=True,
+            )
 
         return BackgroundEngine(make)

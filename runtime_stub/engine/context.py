@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -123,8 +124,7 @@ class Context:
         batch = settings.batch or DEFAULT_BATCH
         parameters.n_batch = parameters.n_ubatch = min(batch, size.tokens)
         parameters.n_seq_max = settings.parallel
-        parameters.n_threads = settings.threads or threads
-        parameters.n_threads_batch = settings.prompt_threads or settings.threads or threads
+        parameters.n_threads, parameters.n_threads_batch = self.threads_for(settings, threads)
         parameters.flash_attn_type = 0 if settings.flash_attention is False else -1
         parameters.type_k = parameters.type_v = kv.number
         parameters.kv_unified = True
@@ -148,6 +148,26 @@ class Context:
         time, and nothing from then on."""
         give_back_zeros(self._zeroed)
         self._zeroed = []
+
+    @staticmethod
+    def threads_for(settings: EngineSettings, threads: int) -> tuple[int, int]:
+        """Threads that generate and that read, `threads` where the settings name none."""
+        generating = settings.threads or threads
+        return generating, settings.prompt_threads or generating
+
+    def set_threads(self, threads: int, prompt_threads: int) -> None:
+        """Compute with so many from now on."""
+        library().llama_set_n_threads(self.handle, threads, prompt_threads)
+
+    def stop_when(self, stop: Callable[[], bool] | None) -> None:
+        """Have `decode` fail as soon as `stop` says so. It is asked very often, which costs
+        time; None for never."""
+        llama = library()
+        # Kept: C calls it. An empty one is a null pointer.
+        self._stop = (
+            llama.ggml_abort_callback(lambda _: stop()) if stop else (llama.ggml_abort_callback())
+        )
+        llama.llama_set_abort_callback(self.handle, self._stop, None)
 
     def clear_batch(self) -> None:
         """Start a new batch."""

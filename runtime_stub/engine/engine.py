@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime_stub.engine.context import Context, ContextSize, choose_context, fitting_context
 from runtime_stub.engine.errors import TooLongError
-from runtime_stub.engine.hardware import read_hardware
+from runtime_stub.engine.hardware import Use, read_hardware, read_use, used_by_others
 from runtime_stub.engine.interface import Sink, answer
 from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
@@ -43,6 +43,7 @@ from runtime_stub.engine.messages import (
     TokenizeRequest,
     Tokens,
 )
+from runtime_stub.engine.profile import QUIET, Measured, Profile, Shelf, applied
 from runtime_stub.errors import EngineError, PackChangedError, PromptError, SatchelError
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
     from runtime_stub.engine.scheduler import Scheduler
     from runtime_stub.engine.warm import Remembered
 
+REST = 2.0
+"""Seconds without a request before something is measured."""
+_LONGEST_REST = 600.0
 FIT_ANSWER = 2048
 """Room for the answer, in tokens, where a request names no limit and the context fits it."""
 CHANGED = "the pack was changed while it was running"
@@ -84,13 +88,23 @@ class Engine:
         warm: Sequence[ModelSource] = (),
         prompts: PromptFolder | None = None,
         draft: ModelSource | None = None,
+        *,
+        shelf: Shelf | None = None,
+        measures: bool = False,
     ) -> None:
         """Start loading the model at `source` in the background, and its `adapters`. `warm` are
         prompts that it has read already; in `prompts` it keeps further ones; the model at `draft`
-        guesses ahead for it."""
+        guesses ahead for it.
+
+        What `settings` leave open is as a measurement on the `shelf` says; if there is none and
+        it `measures`, it does so when it has nothing else to do.
+        """
         self._warm_sources = tuple(warm)
         self._prompt_folder = prompts
         self._prompts: PromptCache | None = None
+        self._shelf = shelf
+        self._measures = measures and shelf is not None
+        self._rest = REST
         self._source = source
         self._adapter_sources = tuple(adapters)
         self._draft_source = draft if settings.drafts else None
@@ -275,8 +289,13 @@ class Engine:
 
         end_on_bus_error(f"{self._source.name}: {CHANGED}. Start it again\n")
         hardware = read_hardware()
+        self._decided = self._settings
+        known = self._shelf.read() if self._shelf is not None else None
+        if known is not None:
+            self._measures = False
+            self._settings = applied(self._settings, known.profile)
         self._threads = self._settings.threads or hardware.physical_cores
-        self._model = load_model(self._source, on_progress)
+        self._model = load_model(self._source, on_progress, repack=bool(self._settings.repack))
         self._adapters = Adapters(self._model, self._adapter_sources)
         self._draft: DraftModel | None = None
         if self._draft_source is not None and self._model.forgiving:
@@ -333,8 +352,12 @@ class Engine:
         while True:
             patience = self._prompts.patience if self._prompts is not None else None
             try:
-                job = self._work.get(block=wait, timeout=patience)
+                before = read_use() if self._measures and wait and patience is None else None
+                job = self._work.get(wait, self._rest if before else patience)
             except queue.Empty:
+                if before is not None:
+                    self._measure(before)
+                    continue
                 if wait and scheduler is not None and self._prompts is not None:
                     scheduler.keep_prompts(self._prompts)
                 break
@@ -355,6 +378,44 @@ class Engine:
                 raise PackChangedError(CHANGED, "Start it again")
             scheduler.step()
         return scheduler
+
+    def _measure(self, before: Use) -> None:
+        """Nobody has asked anything since `before`: find out what runs best here. Not while
+        other programs are at work; then, and if somebody asks, it is tried again later."""
+        from runtime_stub.engine.tuner import Tuner, WantedError
+
+        if self._shelf is None or self._is_wanted():
+            return
+        self._rest = min(2 * self._rest, _LONGEST_REST)
+        if used_by_others(before, read_use()) > QUIET:
+            return
+        changed = [_state(file) for file in self._files] != self._file_states
+        if changed or not self._shelf.begin():
+            self._measures = False
+            return
+        settings = self._decided
+        if self._warm_sources and settings.flash_attention is None:
+            settings = replace(settings, flash_attention=True)  # as the warm prompts have it
+        tuner = Tuner(self._model, settings, read_hardware(), is_wanted=self._is_wanted)
+        try:
+            measured = tuner.measure()
+        except WantedError:
+            self._shelf.give_up()
+            return
+        except Exception as error:  # noqa: BLE001  (nobody asked for it: nobody is to suffer)
+            measured = Measured(Profile(), note=f"it can't be measured: {error}")
+        if measured.is_busy:
+            self._shelf.give_up()
+            return
+        self._measures = False
+        self._shelf.keep(measured)
+        self._settings = applied(self._decided, measured.profile)
+        if self._context is not None:
+            self._context.set_threads(*self._context.threads_for(self._settings, self._threads))
+        self._note(threads=self._settings.threads or self._threads)
+
+    def _is_wanted(self) -> bool:
+        return bool(self._unfinished) or self._closing
 
     def _embed(self, job: Job) -> None:
         """Answer an EmbedRequest or RerankRequest."""

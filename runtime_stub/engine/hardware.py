@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
+_PROCESSOR = Path("/proc/cpuinfo")
+_USE = Path("/proc/stat")
+_FIRST_CPU = 2048
+"""Bytes that /proc/cpuinfo has for one CPU, at most."""
 _UNLIMITED = 1 << 60
 """cgroup v1 writes a huge number for "no limit"."""
 
@@ -32,6 +37,70 @@ def read_hardware() -> Hardware:
         cores = max(1, min(cores, int(quota + 0.5)))
     total, available = _memory()
     return Hardware(cores, len(cpus), total, available)
+
+
+def identity(hardware: Hardware) -> dict[str, str | int | float | None]:
+    """What says whether this is the machine that something was measured on."""
+    return {
+        "processor": _processor(),
+        "cores": hardware.physical_cores,
+        "cpus": hardware.logical_cpus,
+        "quota": _cpu_quota(),
+    }
+
+
+@dataclass(frozen=True)
+class Use:
+    """Seconds that our CPUs have worked, for everybody and for this process, until `when`."""
+
+    when: float
+    everybody: float
+    own: float
+
+
+def read_use() -> Use:
+    """What is counted so far; zeros where the system does not tell."""
+    cpus = {f"cpu{cpu}" for cpu in _allowed_cpus()}
+    ticks = 0
+    for line in _read(_USE).splitlines():
+        name, *counts = line.split()
+        if name in cpus:
+            # Without idle and iowait; with steal, the time that other virtual machines took.
+            ticks += sum(map(_whole, counts[:3])) + sum(map(_whole, counts[5:8]))
+    own = os.times()
+    return Use(time.monotonic(), ticks / _ticks_per_second(), own.user + own.system)
+
+
+def used_by_others(before: Use, after: Use) -> float:
+    """The share of our CPUs that was not this process's, from 0 to 1."""
+    seconds = (after.when - before.when) * len(_allowed_cpus())
+    others = after.everybody - before.everybody - (after.own - before.own)
+    return max(0.0, min(1.0, others / seconds)) if seconds > 0 else 0.0
+
+
+def fast_cores() -> int:
+    """How many of our cores are as fast as the fastest, about; 0 if that is unknown."""
+    speeds = {}
+    for cpu in _allowed_cpus():
+        folder = _CPUS / f"cpu{cpu}"
+        speed = _number(folder / "cpu_capacity") or _number(folder / "cpufreq/cpuinfo_max_freq")
+        speeds[_core_of(cpu)] = speed
+    fastest = max(speeds.values(), default=0)
+    return sum(speed > 0.9 * fastest for speed in speeds.values()) if fastest else 0
+
+
+def _processor() -> str:
+    """What it is called, or the facts that identify it where it has no name."""
+    try:
+        # The first of maybe hundreds; each that is read costs the kernel a measurement.
+        with _PROCESSOR.open("rb", buffering=0) as file:
+            text = (file.read(_FIRST_CPU) or b"").decode("ascii", "replace")
+    except OSError:
+        return ""
+    lines = [line.partition(":") for line in text.splitlines()]
+    facts = {key.strip(): value.strip() for key, _, value in lines}
+    names = ("model name", "CPU implementer", "CPU part", "CPU variant", "uarch", "cpu")
+    return " ".join(facts[name] for name in names if name in facts)
 
 
 def _allowed_cpus() -> set[int]:
@@ -102,6 +171,13 @@ def _cgroup_folders(controller: str) -> list[Path]:
             folder = folder.parent
         folders.append(root)
     return folders
+
+
+def _ticks_per_second() -> int:
+    try:
+        return os.sysconf("SC_CLK_TCK")
+    except (AttributeError, ValueError, OSError):
+        return 100
 
 
 def _sysconf_memory() -> int:

@@ -52,6 +52,8 @@ class EngineSettings:
     """None and True use it where the model allows it."""
     batch: int = 0
     """Prompt tokens read per step."""
+    repack: bool | None = None
+    """Whether weights are copied into the order that this processor likes best."""
     kv: str = DEFAULT_KV
     """How keys and values are kept, one of KV_TYPES."""
     queue: int = 64

@@ -172,9 +172,14 @@ def end_on_bus_error(line: str) -> None:
 
 
 def load_model(
-    source: ModelSource, on_progress: Callable[[float], bool], *, vocabulary_only: bool = False
+    source: ModelSource,
+    on_progress: Callable[[float], bool],
+    *,
+    vocabulary_only: bool = False,
+    repack: bool = False,
 ) -> Model:
-    """Map the model at `source`, or only read its vocabulary.
+    """Map the model at `source`, or only read its vocabulary. With `repack`, weights are copied
+    into an order of the processor's: beside the mapped ones, which takes their memory again.
 
     `on_progress` gets the fraction that is loaded and returns whether to go on. Raises
     EngineError with llama.cpp's own reason when the model can't be loaded.
@@ -184,8 +189,7 @@ def load_model(
     parameters.n_gpu_layers = 0
     parameters.vocab_only = vocabulary_only
     parameters.load_mode = _LOAD_MODE_MMAP
-    # Repacked weights are held beside the mapped ones: twice the memory, a slower start.
-    parameters.use_extra_bufts = False
+    parameters.use_extra_bufts = repack
     callback = llama.llama_progress_callback(lambda fraction, _: on_progress(fraction))
     parameters.progress_callback = callback
     map_window = native("satchel_map_window")

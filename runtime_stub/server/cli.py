@@ -305,6 +305,7 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
 
     def load(start: Start, on_progress: Callable[[float], None]) -> Engine:
         from runtime_stub.engine.engine import Engine
+        from runtime_stub.engine.profile import applied
         from runtime_stub.models import (
             as_fractions,
             choose,
@@ -312,8 +313,10 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
             kept_prompts,
             packed_models,
         )
+        from runtime_stub.profiles import shelf_for
 
-        model, _ = choose(packed_models(session.bundle, session.recipe), start.model)
+        models = packed_models(session.bundle, session.recipe)
+        model, _ = choose(models, start.model)
         found = find_sources(
             session.bundle,
             model,
@@ -321,8 +324,21 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
             on_wait=lambda: None,
             drafts=start.settings.drafts,
         )
-        prompts = kept_prompts(session.bundle, model, start.settings)
-        return Engine(found.model, start.settings, found.adapters, found.warm, prompts, found.draft)
+        # Another model may be at work in another process: then nothing is measured unasked.
+        alone = len({model.entry.sha256 for model in models}) == 1
+        shelf = shelf_for(session.bundle, model, start.settings)
+        known = shelf.read()
+        settings = start.settings if known is None else applied(start.settings, known.profile)
+        return Engine(
+            found.model,
+            start.settings,
+            found.adapters,
+            found.warm,
+            kept_prompts(session.bundle, model, settings),
+            found.draft,
+            shelf=shelf,
+            measures=alone,
+        )
 
     try:
         os.set_inheritable(descriptor, False)

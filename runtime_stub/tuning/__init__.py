@@ -1,0 +1,1 @@
+"""The command that measures what this machine runs a model fastest with."""
