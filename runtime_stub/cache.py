@@ -33,6 +33,7 @@ from runtime_stub.errors import CacheError, SpaceError
 from runtime_stub.trust import check_folder, check_way, owner_trusted
 
 PROMPTS = "prompts"
+PROFILES = "profiles"
 COMPLETE_TIME = 946_684_800
 """Modification time of extracted files, seconds since 1970: the first second of 2000."""
 

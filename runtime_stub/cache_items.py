@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime_stub.cache import PROMPTS
+from runtime_stub.cache import PROFILES, PROMPTS
 from runtime_stub.errors import OutputError
 from runtime_stub.locks import Taken, try_alone, try_lock
 from runtime_stub.trust import check_folder, check_way
@@ -35,7 +35,7 @@ _NAMES: dict[str, dict[str, re.Pattern[str]]] = {
         PROMPT: re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.prompt"),
         PARTIAL: re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.prompt\.[0-9]+\.part"),
     },
-    "profiles": {
+    PROFILES: {
         PROFILE: re.compile(r"[0-9a-f]{64}\.json"),
         PARTIAL: re.compile(r"\.[0-9a-f]{64}\.json-\d+"),
     },
@@ -125,7 +125,7 @@ def remove(item: CacheItem, *, certain: bool = False) -> bool:
 
 def _lock_of(item: CacheItem) -> Path | None:
     """The lock that is held while `item` is extracted; None if there can't be one."""
-    if item.path.parent.name == PROMPTS:
+    if item.path.parent.name in (PROMPTS, PROFILES):
         return None  # whoever has read one goes on without it
     if not item.path.name.startswith(".work-"):
         return item.path.with_suffix(".lock")
@@ -151,13 +151,11 @@ def _delete(path: Path) -> None:
 
 
 def _last_used(path: Path) -> float:
-    if path.parent.name == PROMPTS:
+    if path.parent.name in (PROMPTS, PROFILES):
         return path.lstat().st_mtime
     try:
         return path.with_suffix(".lock").lstat().st_mtime
     except OSError:
-        if path.suffix == ".json":
-            return path.lstat().st_mtime
         return path.lstat().st_ctime  # its own time is a fixed one
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime_stub.bundle import Bundle
-from runtime_stub.cache import writable_folder
+from runtime_stub.cache import PROFILES, writable_folder
 from runtime_stub.engine.hardware import Hardware, identity, read_hardware
 from runtime_stub.engine.messages import EngineSettings
 from runtime_stub.engine.profile import TRIES, Measured, Profile, Trial, is_open
@@ -27,7 +27,6 @@ from runtime_stub.recipe import ENGINE
 from runtime_stub.settings import check_value
 from runtime_stub.trust import check_folder, check_way
 
-FOLDER = "profiles"
 _FORMAT = 1
 _LARGEST = 64 << 10
 _DAY = 24 * 3600
@@ -52,7 +51,7 @@ class CachedShelf:
     def path(self) -> Path | None:
         """Where it lies; None if nowhere that can be trusted."""
         for root in self._roots:
-            path = root / FOLDER / self._name
+            path = root / PROFILES / self._name
             with contextlib.suppress(OSError):
                 facts = path.lstat()
                 check_way(root)
@@ -91,7 +90,7 @@ class CachedShelf:
     def _write(self, values: dict[str, Any]) -> bool:
         document = {"format": _FORMAT, "for": self.key, **values}
         try:
-            folder = writable_folder(self._roots, FOLDER, _LARGEST)
+            folder = writable_folder(self._roots, PROFILES, _LARGEST)
             part = folder / f".{self._name}-{os.getpid()}"
             try:
                 part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -12,13 +12,14 @@ import small_packs as s
 
 from packer.pack import Warm
 from packer.stub import Stub
+from runtime_stub.cache import PROFILES
 from runtime_stub.cache_items import items, prune, remove
 from runtime_stub.engine import hardware
 from runtime_stub.engine.hardware import Hardware
 from runtime_stub.engine.messages import EngineSettings
 from runtime_stub.engine.profile import TRIES, Measured, Profile, Trial
 from runtime_stub.models import packed_models
-from runtime_stub.profiles import FOLDER, CachedShelf, shelf_for
+from runtime_stub.profiles import CachedShelf, shelf_for
 from runtime_stub.recipe import recipe_from
 
 MEASURED = Measured(
@@ -59,8 +60,10 @@ def test_there_and_back(shelf: CachedShelf, root: Path) -> None:
     assert shelf.read() == MEASURED
     assert CachedShelf([root / "none", root], KEY).read() == MEASURED
     assert CachedShelf([root], {"machine": "b"}).read() is None
-    assert [path.name for path in (root / FOLDER).iterdir()] == [file_of(shelf).name]
-    assert file_of(shelf).stat().st_mode & 0o077 == 0 or (root / FOLDER).stat().st_mode & 0o077 == 0
+    assert [path.name for path in (root / PROFILES).iterdir()] == [file_of(shelf).name]
+    assert (
+        file_of(shelf).stat().st_mode & 0o077 == 0 or (root / PROFILES).stat().st_mode & 0o077 == 0
+    )
 
 
 def test_what_is_known_is_not_measured_again(shelf: CachedShelf) -> None:
@@ -92,7 +95,7 @@ def test_no_place(tmp_path: Path) -> None:
 
 def test_folder_that_others_may_write_to(shelf: CachedShelf, root: Path) -> None:
     shelf.keep(MEASURED)
-    (root / FOLDER).chmod(0o777)
+    (root / PROFILES).chmod(0o777)
     assert shelf.read() is None
 
 
@@ -168,17 +171,17 @@ def test_what_is_used_stays(shelf: CachedShelf, root: Path) -> None:
     assert prune([root], days=30) == []
     os.utime(path, (old, old))
     assert [item.kind for item in prune([root], days=30)] == ["profile"]
-    assert list((root / FOLDER).iterdir()) == []
+    assert list((root / PROFILES).iterdir()) == []
 
 
 def test_clearing(shelf: CachedShelf, root: Path) -> None:
     shelf.keep(MEASURED)
-    (root / FOLDER / f".{'a' * 64}.json-77").write_text("{")
-    (root / FOLDER / "mine.txt").write_text("not ours")
+    (root / PROFILES / f".{'a' * 64}.json-77").write_text("{")
+    (root / PROFILES / "mine.txt").write_text("not ours")
     found = items([root])
     assert sorted(item.kind for item in found) == ["partial", "profile"]
     assert all(remove(item) for item in found)
-    assert [path.name for path in (root / FOLDER).iterdir()] == ["mine.txt"]
+    assert [path.name for path in (root / PROFILES).iterdir()] == ["mine.txt"]
 
 
 class TestKey:
@@ -254,4 +257,4 @@ def test_nothing_is_left_half_written(
         patched.setattr(Path, "replace", fail)
         shelf.keep(replace(MEASURED, note="new"))
     assert shelf.read() == MEASURED
-    assert len(list((root / FOLDER).iterdir())) == 1
+    assert len(list((root / PROFILES).iterdir())) == 1
