@@ -58,7 +58,7 @@ def tune(
     if reset:
         _reset(wanted, as_json=as_json)
         return
-    sources = [find_model(session, item.model).model for item in wanted]
+    sources = [find_model(session, item.model, drafts=False).model for item in wanted]
     enter(session, options, serving=True)
     documents = []
     for item, source in zip(wanted, sources, strict=True):
@@ -227,7 +227,7 @@ def rival_process(session: Session, /, descriptor: int, **options: Any) -> None:
 
     end_with_parent()
     model = chosen_model(session, options["model"]).model
-    source = find_model(session, model).model
+    source = find_model(session, model, drafts=False).model
     settings = engine_settings(model.recipe, {"drafts": None}, None)
     enter(session, options)
     try:
