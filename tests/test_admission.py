@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runtime_stub.server.admission import LARGEST, PER_BYTE, Admission, room_for_bodies, weight
-from runtime_stub.server.replies import Problem, problem_reply
+from runtime_stub.server.admission import PER_BYTE, Admission, room_for_bodies, weight
+from runtime_stub.server.replies import MAX_BODY, Problem, problem_reply
 
 Messages = list[dict[str, Any]]
 
@@ -130,7 +130,8 @@ def test_many_short_values_count_with_what_becomes_of_them(written: bytes, step:
 
 
 @pytest.mark.parametrize(
-    ("free", "room"), [(0, LARGEST), (1 << 30, 256 << 20), (64 << 30, 4 * LARGEST)]
+    ("free", "room"),
+    [(0, 16 << 20), (1 << 30, 128 << 20), (64 << 30, 4 * MAX_BODY * PER_BYTE)],
 )
 def test_room_depends_on_free_memory(free: int, room: int) -> None:
     assert room_for_bodies(free) == room

@@ -5,9 +5,11 @@ import math
 import pytest
 from engine_fixtures import sample_engine, sample_model, sample_source
 
+from runtime_stub.engine.embedder import Embedder
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.hardware import Hardware
 from runtime_stub.engine.messages import Embeddings, EmbedRequest, Failed, RerankRequest
+from runtime_stub.errors import EngineError
 
 __all__ = ["sample_engine", "sample_model", "sample_source"]
 
@@ -70,3 +72,19 @@ def test_what_memory_does_not_allow_is_refused(
     assert "are free" in event.message
     monkeypatch.undo()
     embed(sample_engine, "A dog barks.")
+
+
+def test_what_others_will_use_is_not_free(
+    sample_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where memory is short, the context for embeddings does not stay."""
+    embedder = Embedder(sample_engine._model, 1, reserved=900 << 20)
+    monkeypatch.setattr(
+        "runtime_stub.engine.embedder.read_hardware", lambda: Hardware(1, 1, 1 << 30, 1 << 30)
+    )
+    with pytest.raises(EngineError, match="are free"):
+        embedder.embed("word " * 3000, normalise=True)
+    assert embedder.embed("A dog barks.", normalise=True)[1] > 3
+    assert embedder._handle
+    embedder.rest()
+    assert not embedder._handle

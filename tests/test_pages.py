@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime_stub.engine.pages import added, give_back_zeros, private_memory
+from runtime_stub.engine.pages import added, give_back_freed, give_back_zeros, private_memory
 
 SIZE = 48 << 20
 MEGABYTE = 1 << 20
@@ -76,3 +76,10 @@ def test_zeros_go_and_the_rest_stays() -> None:
     assert memory[30 * MEGABYTE] == 9
     del view
     memory.close()
+
+
+def test_freed_memory_is_given_back_at_any_time() -> None:
+    pieces = [bytearray(50_000) for _ in range(200)]
+    del pieces[::2]
+    give_back_freed()
+    assert all(not any(piece) for piece in pieces)

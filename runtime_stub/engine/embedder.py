@@ -30,9 +30,11 @@ class Embedder:
     with the square of its length. Models that pool by themselves need all of a text at once.
     """
 
-    def __init__(self, model: Model, threads: int) -> None:
-        """The context is made when the first text comes."""
+    def __init__(self, model: Model, threads: int, reserved: int = 0) -> None:
+        """The context is made when the first text comes. So many bytes of what is free are
+        `reserved`: others will use them."""
         self._model = model
+        self._reserved = reserved
         self._threads = threads
         self._largest = min(model.trained_context or _LARGEST_INPUT, _LARGEST_INPUT)
         self._pools = model.stated_pooling() > _POOLING_NONE
@@ -65,6 +67,11 @@ class Embedder:
         ]
         vector, count = self._run(tokens, 1)
         return vector[0], count
+
+    def rest(self) -> None:
+        """Release the context if memory is short."""
+        if read_hardware().memory_available < self._reserved + 2 * _MARGIN:
+            self.free()
 
     def free(self) -> None:
         """Release the context."""
@@ -136,7 +143,7 @@ class Embedder:
         self.free()
         size = min(self._largest, next(size for size in _SIZES if size >= tokens))
         needed = self._memory_for(size)
-        available = read_hardware().memory_available
+        available = max(0, read_hardware().memory_available - self._reserved)
         if needed + _MARGIN > available:
             raise EngineError(
                 f"a text of {tokens:,} tokens takes about {needed / 1e6:,.0f} MB of memory to "

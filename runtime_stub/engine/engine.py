@@ -424,7 +424,10 @@ class Engine:
             if self._embedder is None:
                 from runtime_stub.engine.embedder import Embedder
 
-                self._embedder = Embedder(self._model, self._threads)
+                # What the context of chats holds nothing in yet counts as free.
+                tokens = self._context.size.tokens if self._context else 0
+                reserved = tokens * self._model.state_bytes_per_token(self._settings.kv)
+                self._embedder = Embedder(self._model, self._threads, reserved)
             if isinstance(request, EmbedRequest):
                 vectors = [
                     self._embedder.embed(text, normalise=request.normalise)
@@ -439,6 +442,7 @@ class Engine:
                     if not job.cancelled
                 ]
                 job.send(Scores(tuple(s for s, _ in scores), sum(n for _, n in scores)))
+            self._embedder.rest()
         except PromptError as error:
             job.send(Failed("prompt", error.message, error.hint))
         except EngineError as error:

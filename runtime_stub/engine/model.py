@@ -14,9 +14,12 @@ from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.engine.library import library, native, recent_problems
 from runtime_stub.engine.messages import ModelSource
+from runtime_stub.engine.pages import give_back_freed
 from runtime_stub.errors import EngineError, PackChangedError
 
 _LOAD_MODE_MMAP = 1
+_LONG = 256 << 10
+"""Bytes of a text that took much memory to tokenise."""
 _USUAL = 8
 """Bytes a token: shorter texts are tokenised without a look at the vocabulary."""
 _POOLING_RANK = 4
@@ -67,7 +70,11 @@ class Model:
                 self.vocabulary, raw, len(raw), tokens, room, add_bos, special
             )
             if count >= 0:
-                return list(tokens[:count])
+                found = list(tokens[:count])
+                if len(raw) > _LONG:
+                    del tokens
+                    give_back_freed()
+                return found
             if -count <= room:
                 raise EngineError("llama.cpp can't tokenise the text")
             room = -count

@@ -1,4 +1,4 @@
-"""Gives memory that holds nothing but zeros back to the kernel.
+"""Gives memory that holds nothing but zeros, or was freed, back to the kernel.
 
 llama.cpp writes zeros over its cache when it makes one, so that all of it is resident from the
 start, however little of it is ever used: 188 MB with SmolLM2 and 8,192 tokens, gigabytes with large
@@ -55,6 +55,13 @@ def added(before: Sequence[Range], after: Sequence[Range]) -> list[Range]:
         if start < end:
             found.append((start, end))
     return [piece for piece in found if piece[1] - piece[0] >= _SMALLEST]
+
+
+def give_back_freed() -> None:
+    """What was freed is kept by the C library for later; where it does, it lets go of that now."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def give_back_zeros(ranges: Iterable[Range]) -> int:

@@ -14,22 +14,25 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runtime_stub.engine.pages import give_back_freed
 from runtime_stub.server.replies import BUSY_SECONDS, MAX_BODY, Problem, Shape, problem_reply
 
 PER_BYTE = 8
 """Bytes of memory for each of a body: it is held in several forms, in two processes."""
 PER_VALUE, PER_COMMA = 160, 32
 """What comes on top for a string, list or object, and for each further thing in one."""
-LARGEST = MAX_BODY * PER_BYTE
-MOST = 4 * LARGEST
+MOST = 4 * MAX_BODY * PER_BYTE
 """Memory for all requests at once, where there is plenty."""
-_SHARE = 4
-"""Part of the free memory that they may take."""
+_SHARE = 8
+"""Part of the free memory that they may take: the model's own needs come out of it, too."""
+_LEAST = 16 << 20
+_LARGE = 16 << 20
+"""Bytes of memory after whose use some is given back."""
 
 
 def room_for_bodies(free_memory: int) -> int:
-    """Bytes of memory for all requests at once: one of the largest fits in any case."""
-    return max(LARGEST, min(MOST, free_memory // _SHARE))
+    """Bytes of memory for all requests at once."""
+    return max(_LEAST, min(MOST, free_memory // _SHARE))
 
 
 def weight(piece: bytes) -> int:
@@ -93,3 +96,5 @@ class Admission:
             await app(scope, count, send)
         finally:
             self._taken -= taken
+            if taken > _LARGE:
+                give_back_freed()
