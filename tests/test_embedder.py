@@ -78,13 +78,16 @@ def test_what_others_will_use_is_not_free(
     sample_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And where memory is short, the context for embeddings does not stay."""
-    embedder = Embedder(sample_engine._model, 1, reserved=900 << 20)
+    embedder = Embedder(sample_engine._model, 1, reserved=600 << 20)
+    free = 1 << 30
     monkeypatch.setattr(
-        "runtime_stub.engine.embedder.read_hardware", lambda: Hardware(1, 1, 1 << 30, 1 << 30)
+        "runtime_stub.engine.embedder.read_hardware", lambda: Hardware(1, 1, 1 << 30, free)
     )
     with pytest.raises(EngineError, match="are free"):
         embedder.embed("word " * 3000, normalise=True)
     assert embedder.embed("A dog barks.", normalise=True)[1] > 3
+    embedder.rest()
     assert embedder._handle
+    free = 700 << 20
     embedder.rest()
     assert not embedder._handle

@@ -148,7 +148,7 @@ class Embedder:
             raise EngineError(
                 f"a text of {tokens:,} tokens takes about {needed / 1e6:,.0f} MB of memory to "
                 f"embed, and {available / 1e6:,.0f} MB are free",
-                "Split it",
+                "Split it, or start with a smaller --context",
             )
         llama = library()
         parameters = llama.llama_context_default_params()
