@@ -119,7 +119,8 @@ def processes(group: Path) -> set[str]:
 
 
 @pytest.mark.timeout(900)
-def test_a_mix_beyond_memory(ready: Place, group: Path) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.all)])
+def test_a_mix_beyond_memory(ready: Place, group: Path, rounds: int) -> None:
     server = subprocess.Popen(
         in_group(group, [ready.pack, "serve", "--port", "0", "--temperature", "0"]),
         env=ready.environment(),
@@ -133,7 +134,7 @@ def test_a_mix_beyond_memory(ready: Place, group: Path) -> None:
         wait_for(lambda: httpx.get(f"{address}/health").status_code == 200, "loading", 120)
         first = processes(group)
         statuses: Counter[int] = Counter()
-        order = [*MIX, *MIX]
+        order = [*MIX] * rounds
         random.Random(5).shuffle(order)  # noqa: S311
 
         def work() -> None:
@@ -155,7 +156,7 @@ def test_a_mix_beyond_memory(ready: Place, group: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert statuses.total() == 2 * len(MIX), statuses
+        assert statuses.total() == rounds * len(MIX), statuses
         assert killed_for_memory(group) == 0
         assert processes(group) == first, "the engine is the same"
         body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 20}
