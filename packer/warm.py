@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 
 def read_prompts(plan: Plan, progress: Progress) -> tuple[Warm, ...]:
-    """A warm prompt for every model with a system prompt; the same prompt is read once.
+    """A warm prompt for every model with a system prompt or examples; the same is read once.
 
     Raises InputError if there is none, UnsupportedError where a model can't be read, StubError
     when the stub does not run here or fails.
@@ -41,11 +41,19 @@ def read_prompts(plan: Plan, progress: Progress) -> tuple[Warm, ...]:
     for model in plan.recipe.each_model():
         entry = model.entry if plan.recipe.models else "model"
         engine = {key: model.engine[key] for key in _FIXED if key in model.engine}
-        job = {"template": model.template, "system": model.system, "engine": engine}
-        if model.system and (entry, job) not in wanted:
+        examples = [[example.user, example.assistant] for example in model.examples]
+        job = {
+            "template": model.template,
+            "system": model.system,
+            "examples": examples,
+            "engine": engine,
+        }
+        if (model.system or examples) and (entry, job) not in wanted:
             wanted.append((entry, job))
     if not wanted:
-        raise InputError("there is no system prompt to read", "Give one with --system")
+        raise InputError(
+            "there is no system prompt to read", "Give one with --system, or examples in a recipe"
+        )
     return tuple(_read(plan.stub, parts[entry], job, progress) for entry, job in wanted)
 
 

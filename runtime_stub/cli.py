@@ -158,7 +158,8 @@ def read_prompt(descriptor: int, output: int) -> None:
         click.echo(f"{done} {total}")
         sys.stdout.flush()
 
-    settings = EngineSettings(**wanted["engine"])
+    examples = tuple((user, answer) for user, answer in wanted["examples"])
+    settings = EngineSettings(**wanted["engine"], examples=examples)
     data = make_warm(source, wanted["template"], wanted["system"], on_progress, settings)
     with open(output, "wb", closefd=False) as file:
         file.write(data)

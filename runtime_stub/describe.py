@@ -115,6 +115,8 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     for key in ("system", "context", "max_tokens", "sampling", "server"):
         if key in recipe:
             yield f"  {key:<10} {recipe[key]}"
+    if "examples" in recipe:
+        yield f"  examples   {len(recipe['examples'])}, at the beginning of every conversation"
     if document["kind"] == "pack":
         yield f"  drafts     {_drafts_text(recipe)}"
     for model in recipe.get("models", ()):

@@ -91,6 +91,12 @@ ADAPTER: dict[str, Setting] = {
 }
 """A LoRA adapter of a model."""
 
+EXAMPLE: dict[str, Setting] = {
+    "user": Setting(str, "what somebody asks"),
+    "assistant": Setting(str, "what is answered"),
+}
+"""An exchange that every conversation begins with."""
+
 _ENTRY = {"entry": Setting(str, "the bundle's entry that it is")}
 
 PACKING: dict[str, Setting] = {
@@ -123,10 +129,14 @@ def _group(
     top: Mapping[str, Setting], model: Mapping[str, Setting], adapter: Mapping[str, Setting]
 ) -> Group:
     adapters = Group({**adapter, **ADAPTER})
+    examples = Group(EXAMPLE)
     models = Group(
-        {**model, **MODEL}, {table: TABLES[table] for table in _OF_MODELS}, {"adapters": adapters}
+        {**model, **MODEL},
+        {table: TABLES[table] for table in _OF_MODELS},
+        {"adapters": adapters, "examples": examples},
     )
-    return Group({**top, **TOP}, TABLES, {"models": models, "adapters": adapters})
+    lists = {"models": models, "adapters": adapters, "examples": examples}
+    return Group({**top, **TOP}, TABLES, lists)
 
 
 TRAVELLING = _group({}, _ENTRY, _ENTRY)
@@ -154,6 +164,14 @@ class AdapterRecipe:
 
 
 @dataclass(frozen=True)
+class Example:
+    """An exchange that every conversation begins with, unseen."""
+
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True)
 class ModelRecipe:
     """One model of a pack, and what holds for it. None means: not decided here."""
 
@@ -167,6 +185,7 @@ class ModelRecipe:
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Values by the keys of ENGINE."""
     adapters: tuple[AdapterRecipe, ...] = ()
+    examples: tuple[Example, ...] = ()
     entry: str = "model"
     """The bundle's entry."""
 
@@ -188,6 +207,7 @@ class Recipe:
     server: Mapping[str, str | int] = field(default_factory=dict)
     face: Mapping[str, Any] = field(default_factory=dict)
     """Texts by the keys of FACE; "starters" is a list of them."""
+    examples: tuple[Example, ...] = ()
     adapters: tuple[AdapterRecipe, ...] = ()
     """Of the only model."""
     models: tuple[ModelRecipe, ...] = ()
@@ -195,7 +215,7 @@ class Recipe:
 
     def document(self) -> dict[str, Any]:
         """The recipe as plain data for the manifest, without what is not decided."""
-        values = _document(self, (*TOP, *TABLES))
+        values = {**_document(self, (*TOP, *TABLES)), **_examples_document(self.examples)}
         if self.adapters:
             values["adapters"] = [_document(item, _ADAPTER_KEYS) for item in self.adapters]
         if self.models:
@@ -214,6 +234,7 @@ class Recipe:
             sampling=self.sampling,
             engine=self.engine,
             adapters=self.adapters,
+            examples=self.examples,
         )
         if not self.models:
             return (common,)
@@ -225,6 +246,7 @@ class Recipe:
                 context=model.context or common.context,
                 max_tokens=model.max_tokens or common.max_tokens,
                 drafts=common.drafts if model.drafts is None else model.drafts,
+                examples=model.examples or common.examples,
                 sampling={**common.sampling, **model.sampling},
                 engine={**common.engine, **model.engine},
             )
@@ -250,10 +272,12 @@ def make_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     made = Recipe(
         **{"name": "assistant", **recipe},
         adapters=_adapters(adapters, where),
+        examples=_examples(values, where),
         models=tuple(
             ModelRecipe(
                 **{key: item[key] for key in (*_MODEL_KEYS, *_OF_MODELS) if key in item},
                 adapters=_adapters(item.get("adapters", ()), where),
+                examples=_examples(item, where),
             )
             for item in _named(models, "models", where)
         ),
@@ -278,6 +302,20 @@ def _adapters(items: Sequence[Mapping[str, Any]], where: str) -> tuple[AdapterRe
     )
 
 
+def _examples(values: Mapping[str, Any], where: str) -> tuple[Example, ...]:
+    found = values.get("examples", ())
+    for number, item in enumerate(found, start=1):
+        for key in EXAMPLE:
+            if key not in item:
+                raise RecipeError(f"{where}, [[examples]] {number}: it has no {key}")
+    return tuple(Example(item["user"], item["assistant"]) for item in found)
+
+
+def _examples_document(examples: Sequence[Example]) -> dict[str, Any]:
+    found = [{key: getattr(example, key) for key in EXAMPLE} for example in examples]
+    return {"examples": found} if found else {}
+
+
 def _named(
     items: Sequence[Mapping[str, Any]], kind: str, where: str
 ) -> Sequence[Mapping[str, Any]]:
@@ -300,7 +338,10 @@ def _document(item: Any, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _model_document(model: ModelRecipe) -> dict[str, Any]:
-    values = _document(model, (*_MODEL_KEYS, *_OF_MODELS))
+    values = {
+        **_document(model, (*_MODEL_KEYS, *_OF_MODELS)),
+        **_examples_document(model.examples),
+    }
     if model.adapters:
         values["adapters"] = [_document(item, _ADAPTER_KEYS) for item in model.adapters]
     return values

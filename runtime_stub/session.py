@@ -158,6 +158,7 @@ def engine_settings(
         context=context,
         drafts=drafts is not False,
         template=model.template,
+        examples=tuple((example.user, example.assistant) for example in model.examples),
         **values,
         **{name: options[name] for name in _SERVING if options.get(name) is not None},
     )

@@ -11,6 +11,7 @@ import small_packs as s
 from packer.keys import verify_ed25519
 from packer.stub import Stub
 from runtime_stub.describe import describe_bundle, license_lines, lines
+from runtime_stub.recipe import Example
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -83,6 +84,13 @@ class TestLines:
         recipe: dict[str, Any] = {} if choice is None else {"drafts": choice}
         text = "\n".join(lines(describe(s.pack(small_model, out / "c", small_stub, **recipe).path)))
         assert ("  drafts     off" in text) is (choice is False)
+
+    def test_examples(self, small_model: Path, out: Path, small_stub: Stub) -> None:
+        examples = (Example("Hot?", "No."), Example("Cold?", "Yes."))
+        made = s.pack(small_model, out / "c", small_stub, examples=examples)
+        assert "  examples   2, at the beginning of every conversation" in lines(
+            describe(made.path)
+        )
 
     def test_pack(self, pack: Path) -> None:
         text = "\n".join(lines(describe(pack)))

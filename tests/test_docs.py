@@ -13,7 +13,7 @@ from runtime_stub.chat.cli import chat
 from runtime_stub.chat.commands import COMMANDS
 from runtime_stub.chat.conversation import NEARLY_FULL
 from runtime_stub.errors import EXIT_CODES
-from runtime_stub.recipe import ADAPTER, FILE, MODEL, PACKING, TABLES, TOP
+from runtime_stub.recipe import ADAPTER, EXAMPLE, FILE, MODEL, PACKING, TABLES, TOP
 from runtime_stub.settings import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,7 +82,7 @@ def test_exit_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    "table", [PACKING, TOP, *TABLES.values(), {**FILE, **MODEL}, {**FILE, **ADAPTER}]
+    "table", [PACKING, TOP, *TABLES.values(), {**FILE, **MODEL}, {**FILE, **ADAPTER}, EXAMPLE]
 )
 def test_settings(table: dict[str, Setting]) -> None:
     kinds = {str: "text", int: "whole number", float: "number", list: "list of texts"}

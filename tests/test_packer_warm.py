@@ -14,6 +14,7 @@ from packer.pack import Plan, plan_pack, write_pack
 from packer.stub import Stub
 from packer.warm import read_prompts
 from runtime_stub.errors import InputError, StubError, UnsupportedError
+from runtime_stub.recipe import Example
 
 # What the packer runs of a stub: tells what it was given, and that as the warm prompt.
 HONEST = f"""#!{sys.executable}
@@ -42,6 +43,7 @@ def test_the_stub_is_told_what_to_read(small_model: Path, out: Path, small_stub:
     assert json.loads(warm.data.removesuffix(b"GGUF")) == {
         "system": "Be kind.",
         "template": "{{ messages }}",
+        "examples": [],
         "engine": {},
     }
     assert seen == [(0, 30), (30, 30)]
@@ -60,6 +62,16 @@ def test_it_is_read_as_it_will_be_kept(small_model: Path, out: Path, small_stub:
     (warm,) = read_prompts(plan, s.nothing2)
     assert json.loads(warm.data.removesuffix(b"GGUF"))["engine"] == {"kv": "q8_0"}
     assert warm.metadata["kv"] == "q8_0"
+
+
+def test_examples_are_read_with_a_system_prompt_or_without(
+    small_model: Path, out: Path, small_stub: Stub
+) -> None:
+    plan = planned(small_model, out, small_stub)
+    plan = replace(plan, recipe=replace(plan.recipe, examples=(Example("Hot?", "No."),)))
+    (warm,) = read_prompts(plan, s.nothing2)
+    told = json.loads(warm.data.removesuffix(b"GGUF"))
+    assert (told["system"], told["examples"]) == (None, [["Hot?", "No."]])
 
 
 def test_nothing_to_read(small_model: Path, out: Path, small_stub: Stub) -> None:

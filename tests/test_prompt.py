@@ -55,6 +55,37 @@ def built(model: FakeModel, template: str | None = None, most: int = 1000) -> Pr
     return PromptBuilder(cast("Model", model), template, most)
 
 
+class TestExamples:
+    TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+
+    @pytest.mark.parametrize(
+        ("roles", "expected"),
+        [
+            (("user",), "[user]Q[assistant]A[user]user"),
+            (("system", "user"), "[system]system[user]Q[assistant]A[user]user"),
+            (("system",), "[system]system[user]Q[assistant]A"),
+            (
+                ("user", "assistant", "system", "user"),
+                "[user]Q[assistant]A[user]user[assistant]assistant[system]system[user]user",
+            ),
+        ],
+    )
+    def test_follow_what_instructs(self, roles: tuple[str, ...], expected: str) -> None:
+        model = FakeModel()
+        builder = PromptBuilder(cast("Model", model), self.TEMPLATE, 1000, [("Q", "A")])
+        messages = tuple({"role": role, "content": role} for role in roles)
+        builder.prompt(Request(messages=messages))
+        assert model.seen == expected
+        builder.tokens(TokenizeRequest(messages=messages))
+        assert model.seen == expected
+
+    def test_texts_are_left_alone(self) -> None:
+        model = FakeModel()
+        builder = PromptBuilder(cast("Model", model), self.TEMPLATE, 1000, [("Q", "A")])
+        builder.prompt(Request(text="Once"))
+        assert model.seen == "Once"
+
+
 def chat(*contents: Any) -> Request:
     return Request(messages=tuple({"role": "user", "content": content} for content in contents))
 

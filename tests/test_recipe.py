@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from runtime_stub.errors import RecipeError
 from runtime_stub.recipe import (
+    EXAMPLE,
     PACKING,
     SAMPLING,
     SERVER,
     TABLES,
     TOP,
+    Example,
     Recipe,
     recipe_from,
 )
@@ -72,7 +74,7 @@ def test_empty_text_is_a_decision() -> None:
         ("port", "It belongs under [server]"),
         (
             "zzzz",
-            "Valid keys: " + ", ".join(sorted([*TOP, *TABLES, "adapters", "models"])),
+            "Valid keys: " + ", ".join(sorted([*TOP, *TABLES, "adapters", "examples", "models"])),
         ),
         ("model", None),  # a key of packing does not travel
     ],
@@ -200,3 +202,25 @@ def test_each_model_may_compute_in_its_own_way() -> None:
     assert first.engine == {"kv": "q8_0", "threads": 2, "batch": 128}
     assert second.engine == {"threads": 4, "batch": 128}
     assert recipe_from(recipe.document(), "here") == recipe
+
+
+class TestExamples:
+    FIRST, SECOND = {"user": "1?", "assistant": "1."}, {"user": "2?", "assistant": "2."}
+
+    def test_of_all_models_or_of_one(self) -> None:
+        values = {
+            "examples": [self.FIRST],
+            "models": [{"name": "a"}, {"name": "b", "examples": [self.SECOND]}],
+        }
+        made = recipe_from(values, "here")
+        assert [model.examples for model in made.each_model()] == [
+            (Example("1?", "1."),),
+            (Example("2?", "2."),),
+        ]
+        assert recipe_from(made.document(), "the pack") == made
+
+    @pytest.mark.parametrize("key", EXAMPLE)
+    def test_both_halves_are_needed(self, key: str) -> None:
+        other = {name: text for name, text in self.FIRST.items() if name != key}
+        with pytest.raises(RecipeError, match=rf"\[\[examples\]\] 2: it has no {key}"):
+            recipe_from({"examples": [self.FIRST, other]}, "here")

@@ -117,6 +117,30 @@ def expected(made: Made) -> str:
     return text
 
 
+EXAMPLES = (("HowMuch?", "Four."), ("HowOften?", "Twice."))
+
+
+@pytest.mark.parametrize("system", [SYSTEM, None])
+def test_examples_are_read_already(system: str | None, tmp_path: Path) -> None:
+    model = tiny_models.plain(tmp_path / "model.gguf")
+    settings = EngineSettings(1024, 2, threads=1, template=TEMPLATE, examples=EXAMPLES)
+    question = {"role": "user", "content": "Why?"}
+    instruction = [{"role": "system", "content": system}] if system else []
+    wanted = Request(messages=(*instruction, question), max_tokens=24, sampling=ALWAYS_GOES_ON)
+    before = "".join(f"[user]{asks}[assistant]{answer}" for asks, answer in EXAMPLES) + "[user]"
+    before = f"[system]{system}{before}" if system else before
+    with ExitStack() as stack:
+        data = make_warm(source(stack, model), TEMPLATE, system, nothing, settings)
+        (tmp_path / "warm").write_bytes(data)
+        found = []
+        for warm in ([], [source(stack, tmp_path / "warm")]):
+            engine = Engine(source(stack, model), settings, warm=warm)
+            stack.callback(engine.close)
+            engine.wait_ready(60)
+            found.append(asked(engine, wanted))
+    assert found == [(found[0][0], 0), (found[0][0], len(before))]
+
+
 def test_what_it_holds(made: Made) -> None:
     with ExitStack() as stack:
         warm = read_warm(source(stack, made.warm, 4096))

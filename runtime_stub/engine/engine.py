@@ -202,7 +202,9 @@ class Engine:
                 if builder is None:
                     context = self._context  # None when it is to fit each request
                     most = context.size.tokens if context else self._model.trained_context
-                    builder = PromptBuilder(self._model, self._settings.template, most)
+                    builder = PromptBuilder(
+                        self._model, self._settings.template, most, self._settings.examples
+                    )
                     self._note(template=builder.origin)
                 if self._prepare(builder, job):
                     continue

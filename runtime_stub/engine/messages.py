@@ -62,6 +62,8 @@ class EngineSettings:
     """Longest time from submitting to the last event, in seconds; 0 for no limit."""
     template: str | None = None
     """A chat template to use instead of the model's own."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """What every chat begins with, after its system prompt: what somebody asks, and the answer."""
     drafts: bool = True
     """Whether to guess ahead where that pays: what a text repeats, and by a draft model."""
     prompt_cache: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from runtime_stub.engine.template import FALLBACK, FALLBACK_NAME, ChatTemplate, 
 from runtime_stub.engine.tools import Abilities, prepare, probe
 from runtime_stub.errors import PromptError
 
+_INSTRUCTING = ("system", "developer")
 _ALWAYS_COUNTED = 256 << 10
 """Characters of a text whose tokens are told even if the context does not hold them."""
 
@@ -31,9 +33,20 @@ class Prompt:
 class PromptBuilder:
     """Renders chats with the model's template and tokenises the result."""
 
-    def __init__(self, model: Model, template: str | None, most: int) -> None:
-        """`template` replaces the model's own; `most` tokens are of use. Raises PromptError when
-        no template compiles."""
+    def __init__(
+        self,
+        model: Model,
+        template: str | None,
+        most: int,
+        examples: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """`template` replaces the model's own; `most` tokens are of use. Every chat begins with
+        `examples` of what is asked and answered. Raises PromptError when no template compiles."""
+        self._examples = [
+            {"role": role, "content": text}
+            for pair in examples
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
         self._model = model
         self._most = most
         own = model.template()
@@ -100,7 +113,7 @@ class PromptBuilder:
                 f"there are {len(messages):,} messages and the context holds {self._most:,} tokens",
                 "Shorten the conversation, or start with a larger --context",
             )
-        plain = [_plain(message) for message in messages]
+        plain = self._with_examples([_plain(message) for message in messages])
         wrapped = [{"type": "function", "function": tool} for tool in tools]
         if not tools and all(_is_ordinary(message) for message in plain):
             return self._template.render(plain, **arguments)
@@ -108,6 +121,14 @@ class PromptBuilder:
             self._abilities = probe(self._template)
         made = prepare(plain, wrapped, self._abilities, self._family)
         return self._template.render(made.messages, **{**made.arguments, **arguments})
+
+    def _with_examples(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The conversation with the examples where they belong: after what instructs."""
+        first = next(
+            (n for n, item in enumerate(messages) if item.get("role") not in _INSTRUCTING),
+            len(messages),
+        )
+        return [*messages[:first], *self._examples, *messages[first:]]
 
     def _call_grammar(self, request: Request) -> str:
         from runtime_stub.engine.tool_grammar import tool_grammar

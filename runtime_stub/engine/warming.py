@@ -20,19 +20,20 @@ _QUESTIONS = ("What is this?", "Tell me a story about 7 dwarfs")
 def make_warm(
     source: ModelSource,
     template: str | None,
-    system: str,
+    system: str | None,
     on_progress: Callable[[int, int], None],
     settings: EngineSettings = EngineSettings(),  # noqa: B008  (immutable)
 ) -> bytes:
-    """Read the part of a chat's prompt that comes before the first question, and return the
-    warm prompt to be packed. It fits contexts with the same flash attention and kv in `settings`.
+    """Read the part of a chat's prompt that comes before the first question, the examples in
+    `settings` with it, and return the warm prompt to be packed. It fits contexts with the same
+    flash attention and kv in `settings`.
 
     `on_progress` gets how many tokens of how many are read. Raises EngineError when the model
     can't be loaded, PromptError when nothing comes before the question.
     """
     model = load_model(source, lambda _: True)
     try:
-        tokens = _beginning(model, template, system)
+        tokens = _beginning(model, template, system, settings.examples)
         size = fitting_context(model, len(tokens) + 1)
         context = Context(model, size, settings, read_hardware().physical_cores)
         try:
@@ -45,10 +46,12 @@ def make_warm(
     return write_warm(tokens, state)
 
 
-def _beginning(model: Model, template: str | None, system: str) -> list[int]:
-    """Tokens that every chat with this system prompt begins with."""
-    builder = PromptBuilder(model, template, model.trained_context)
-    base = Request(messages=({"role": "system", "content": system},))
+def _beginning(
+    model: Model, template: str | None, system: str | None, examples: Sequence[tuple[str, str]]
+) -> list[int]:
+    """Tokens that every chat with this system prompt and these examples begins with."""
+    builder = PromptBuilder(model, template, model.trained_context, examples)
+    base = Request(messages=({"role": "system", "content": system},) if system else ())
     first, second = (
         builder.prompt(
             replace(base, messages=(*base.messages, {"role": "user", "content": question}))

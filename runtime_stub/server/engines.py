@@ -54,6 +54,7 @@ def start_engines(
             engine,
             recipe.adapters,
             recipe.drafts,
+            recipe.examples,
         )
         if key not in made:
             chosen = settings(model)
