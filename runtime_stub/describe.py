@@ -63,7 +63,7 @@ def describe_bundle(bundle: Bundle, verify: Verify) -> dict[str, Any]:
 def describe_pack(bundle: Bundle, recipe: Recipe, launch: Launch) -> dict[str, Any]:
     """The bundle, and how it runs on this machine."""
     from runtime_stub.confinement.confine import possible, turned_off
-    from runtime_stub.engine.hardware import read_hardware
+    from runtime_stub.engine.hardware import numa_nodes, read_hardware
     from runtime_stub.engine.library import cpu_variant
     from runtime_stub.engine.messages import EngineSettings
     from runtime_stub.models import packed_models
@@ -90,6 +90,7 @@ def describe_pack(bundle: Bundle, recipe: Recipe, launch: Launch) -> dict[str, A
             "logical_cpus": hardware.logical_cpus,
             "memory_total": hardware.memory_total,
             "memory_available": hardware.memory_available,
+            "memory_nodes": list(numa_nodes()),
             "cpu_variant": cpu_variant(),
         },
         "models": [dataclasses.asdict(found) for found in forecasts if found is not None],
@@ -131,6 +132,13 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
             f"{bytes_text(machine['memory_available'])} of "
             f"{bytes_text(machine['memory_total'])} memory free"
         )
+        nodes = machine.get("memory_nodes", ())
+        if len(nodes) > 1:
+            yield (
+                f"  memory     on {len(nodes)} nodes, each closer to some cores; weights lie where "
+                "they were read first. Pinned to one that holds the model it may be faster: "
+                f"numactl --cpunodebind={nodes[0]} --membind={nodes[0]}"
+            )
         yield f"  processor  code for {machine['cpu_variant'] or 'unknown'}"
     for model in document.get("models", ()):
         yield from forecast.lines(model, several=len(document["models"]) > 1)

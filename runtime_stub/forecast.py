@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime_stub.engine.context import choose_context
+from runtime_stub.console import bytes_text
+from runtime_stub.engine.context import (
+    DEFAULT_CONTEXT,
+    MEMORY_IS_SHORT,
+    choose_context,
+    smaller,
+)
 from runtime_stub.engine.hardware import Hardware
 from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.engine.messages import EngineSettings
-from runtime_stub.engine.profile import Measured, Profile, Shelf
+from runtime_stub.engine.profile import Measured, Profile, Shelf, applied
 from runtime_stub.errors import EngineError
 from runtime_stub.manifest import Entry
 from runtime_stub.models import PackedModel
@@ -33,6 +39,8 @@ class Forecast:
     """Why it would not start."""
     measured: Measured | None = None
     """What is known of this machine."""
+    warning: str = ""
+    """What it starts with, but not as it should."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +61,19 @@ class _Stated:
         return KV_TYPES[kv].bytes_of(int(self.entry.metadata["numbers_per_token"]))
 
 
-def forecast(model: PackedModel, hardware: Hardware, shelf: Shelf) -> Forecast | None:
-    """How `model` would run; None where the pack does not say enough about it."""
+def forecast(
+    model: PackedModel, hardware: Hardware, shelf: Shelf, settings: EngineSettings | None = None
+) -> Forecast | None:
+    """How `model` would run with `settings`, without them as the recipe says; None where the
+    pack does not say enough about it."""
     if "numbers_per_token" not in model.entry.metadata:
         return None
     stated = _Stated(model.entry)
-    engine = dict(model.recipe.engine)
-    settings = EngineSettings(context=model.recipe.context, **engine)
+    if settings is None:
+        settings = EngineSettings(context=model.recipe.context, **dict(model.recipe.engine))
     measured = shelf.read()
+    if measured is not None:
+        settings = applied(settings, measured.profile)
     if model.draft is not None and model.recipe.drafts is not False:
         taken = int(model.draft.metadata.get("memory_needed", model.draft.size))
         hardware = replace(hardware, memory_available=hardware.memory_available - taken)
@@ -69,7 +82,17 @@ def forecast(model: PackedModel, hardware: Hardware, shelf: Shelf) -> Forecast |
     except EngineError as error:
         return Forecast(model.name, settings.kv, 0, "", 0, str(error), measured)
     needed = size.tokens * stated.state_bytes_per_token(settings.kv)
-    return Forecast(model.name, settings.kv, size.tokens, size.reason, needed, measured=measured)
+    warning = ""
+    if size.reason == MEMORY_IS_SHORT:
+        usual = min(DEFAULT_CONTEXT, stated.trained_context)
+        warning = (
+            f"memory is short: {bytes_text(max(0, hardware.memory_available))} are free, so the "
+            f"context holds {size.tokens:,} tokens instead of {usual:,}; more would swap. "
+            f"Close other programs{smaller(settings)}"
+        )
+    return Forecast(
+        model.name, settings.kv, size.tokens, size.reason, needed, "", measured, warning
+    )
 
 
 def lines(document: dict[str, Any], *, several: bool) -> Iterator[str]:
@@ -90,3 +113,5 @@ def lines(document: dict[str, Any], *, several: bool) -> Iterator[str]:
         f"  context    {name}{document['context']:,} tokens "
         f"({document['context_reason']}), {megabytes}"
     )
+    if document["warning"]:
+        yield f"  warning    {name}{document['warning']}"

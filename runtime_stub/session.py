@@ -18,7 +18,11 @@ from runtime_stub.environment import Launch
 from runtime_stub.recipe import ENGINE, SAMPLING, ModelRecipe, Recipe, check_engine
 from runtime_stub.settings import check_value
 
+_PLENTY = 1 << 30
+"""Bytes beside what a model needs with which nobody has to look closer."""
+
 if TYPE_CHECKING:
+    from runtime_stub.engine.hardware import Hardware
     from runtime_stub.engine.messages import EngineSettings, Request
     from runtime_stub.models import PackedModel, Sources
 
@@ -162,6 +166,24 @@ def engine_settings(
         **values,
         **{name: options[name] for name in _SERVING if options.get(name) is not None},
     )
+
+
+def memory_warning(
+    session: Session, model: PackedModel, settings: EngineSettings, hardware: Hardware
+) -> str:
+    """One line where `model` will not run as it should for want of memory; mostly empty.
+
+    `hardware` as it was before the model was loaded.
+    """
+    needed = model.entry.metadata.get("memory_needed", 0)
+    if needed + _PLENTY < hardware.memory_available:
+        return ""
+    from runtime_stub.forecast import forecast
+    from runtime_stub.profiles import shelf_for
+
+    shelf = shelf_for(session.bundle, model, settings, hardware)
+    found = forecast(model, hardware, shelf, settings)
+    return f"{model.name}: {found.warning}" if found is not None and found.warning else ""
 
 
 def find_model(session: Session, model: PackedModel, *, drafts: bool = True) -> Sources:

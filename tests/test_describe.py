@@ -132,6 +132,13 @@ class TestLines:
         assert "2 cores, 3.0 GB of 8.0 GB memory free" in text
         assert "code for unknown" in text
         assert "/cache/runtimes/abc" in text
+        assert "nodes" not in text
+        document["machine"]["memory_nodes"] = [0]
+        assert "nodes" not in "\n".join(lines(document))
+        document["machine"]["memory_nodes"] = [1, 3]
+        text = "\n".join(lines(document))
+        assert "on 2 nodes" in text
+        assert "numactl --cpunodebind=1 --membind=1" in text
 
 
 class TestLicences:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import small_packs as s
@@ -11,9 +11,14 @@ import small_packs as s
 from packer.stub import Stub
 from runtime_stub import forecast
 from runtime_stub.engine.hardware import Hardware
+from runtime_stub.engine.messages import EngineSettings
 from runtime_stub.engine.profile import Measured, Profile
 from runtime_stub.models import PackedModel, packed_models
 from runtime_stub.recipe import recipe_from
+from runtime_stub.session import Session, memory_warning
+
+if TYPE_CHECKING:
+    from runtime_stub.environment import Launch
 
 GB = 1_000_000_000
 
@@ -96,3 +101,54 @@ def test_what_was_measured(small_model: Path, out: Path, small_stub: Stub) -> No
         forecast.forecast(model, machine(GB), Shelf(Measured(Profile())))
     )
     assert "not measured yet" in text(forecast.forecast(model, machine(GB), Shelf()))
+
+
+def test_memory_that_is_short(small_model: Path, out: Path, small_stub: Stub) -> None:
+    model = packed(small_model, out, small_stub)
+    per_token = model.entry.metadata["numbers_per_token"] * 2
+    memory = model.entry.size + (256 << 20) + 300 * per_token
+    found = forecast.forecast(model, machine(memory), Shelf())
+    assert found is not None
+    assert found.context == 256
+    assert "so the context holds 256 tokens instead of" in found.warning
+    assert "more would swap. Close other programs, or --kv q8_0" in found.warning
+    assert found.warning in text(found)
+    with_more = EngineSettings(kv="q8_0")
+    better = forecast.forecast(model, machine(memory), Shelf(), with_more)
+    assert better is not None
+    assert better.context == 512
+    assert better.warning.endswith("Close other programs")
+    enough = forecast.forecast(model, machine(8 * GB), Shelf())
+    assert enough is not None
+    assert enough.warning == ""
+
+
+def test_repacked_weights_take_their_memory_again(
+    small_model: Path, out: Path, small_stub: Stub
+) -> None:
+    model = packed(small_model, out, small_stub)
+    model = replace(model, entry=replace(model.entry, size=GB))
+    known = Shelf(Measured(Profile(repack=True)))
+    plenty = machine(2 * GB)
+    found, doubled = (forecast.forecast(model, plenty, shelf) for shelf in (Shelf(), known))
+    assert found is not None
+    assert doubled is not None
+    assert found.context > 0
+    assert "needs 2,2" in doubled.problem
+
+
+@pytest.mark.parametrize(("free", "warns"), [(300 << 20, True), (8 * GB, False), (0, False)])
+def test_what_is_said_at_a_start(
+    small_model: Path, out: Path, small_stub: Stub, free: int, *, warns: bool
+) -> None:
+    """Where it does not start at all, the engine says so."""
+    with s.opened(s.pack(small_model, out / "clara", small_stub).path) as bundle:
+        recipe = recipe_from({"name": "Clara"}, "here")
+        model = packed_models(bundle, recipe)[0]
+        # One whose context would not fit into what is free beside it.
+        metadata = {**model.entry.metadata, "numbers_per_token": 10_000, "context_length": 8192}
+        model = replace(model, entry=replace(model.entry, metadata=metadata))
+        session = Session(cast("Launch", None), bundle, recipe)
+        said = memory_warning(session, model, EngineSettings(), machine(free))
+    assert said.startswith("Clara: memory is short") == warns
+    assert bool(said) == warns

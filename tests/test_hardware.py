@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
 from runtime_stub.engine import hardware
-from runtime_stub.engine.hardware import Hardware, read_hardware
+from runtime_stub.engine.hardware import (
+    Hardware,
+    fast_cores,
+    numa_nodes,
+    read_hardware,
+    read_use,
+    used_by_others,
+)
 
 GIB = 1 << 30
 MEMINFO = f"MemTotal: {16 * GIB // 1024} kB\nMemFree: 5 kB\nMemAvailable: {8 * GIB // 1024} kB\n"
@@ -20,6 +28,7 @@ class Machine:
         self._monkeypatch = monkeypatch
         monkeypatch.setattr(hardware, "_CPUS", root / "cpus")
         monkeypatch.setattr(hardware, "_CGROUP", root / "cgroup")
+        monkeypatch.setattr(hardware, "_NODES", root / "nodes")
         real = hardware._read
         monkeypatch.setattr(
             hardware,
@@ -148,6 +157,56 @@ def test_nonsense_in_statistics(machine: Machine) -> None:
     machine.write("cgroup/a/memory.max", str(GIB))
     machine.write("cgroup/a/memory.stat", "inactive_file many\nactive_file\n")
     assert read_hardware().memory_available == GIB
+
+
+@pytest.mark.parametrize(
+    ("lists", "allowed", "expected"),
+    [
+        ({}, {0, 1}, ()),
+        ({0: "0-3"}, {0, 1}, (0,)),
+        ({0: "0-1", 1: "2-3"}, {0, 1, 2, 3}, (0, 1)),
+        ({0: "0-1,8", 1: "2-3"}, {8}, (0,)),
+        ({0: "0-1", 1: "2-3", 10: ""}, {2}, (1,)),
+        ({0: "nonsense-", 1: "5-x,,-", 2: "3-999999999999"}, {3, 5}, (2,)),
+    ],
+)
+def test_memory_nodes(
+    machine: Machine, lists: dict[int, str], allowed: set[int], expected: tuple[int, ...]
+) -> None:
+    machine.cpus({}, allowed=allowed)
+    for node, cpus in lists.items():
+        machine.write(f"nodes/node{node}/cpulist", f"{cpus}\n")
+    machine.write("nodes/possible", "0-1")
+    machine.write("nodes/nodes/cpulist", "0-99")
+    assert numa_nodes() == expected
+
+
+def test_fast_cores(machine: Machine) -> None:
+    machine.cpus({cpu: (0, cpu) for cpu in range(6)})
+    assert fast_cores() == 0
+    for cpu in range(6):
+        speed = 5_000_000 if cpu < 2 else 4_800_000 if cpu < 4 else 3_000_000
+        machine.write(f"cpus/cpu{cpu}/cpufreq/cpuinfo_max_freq", f"{speed}\n")
+    assert fast_cores() == 4
+    for cpu in range(6):
+        machine.write(f"cpus/cpu{cpu}/cpu_capacity", f"{1024 if cpu == 0 else 400}\n")
+    assert fast_cores() == 1
+
+
+def test_use(machine: Machine) -> None:
+    machine.cpus({}, allowed={0, 1})
+    # user nice system idle iowait irq softirq steal guest guest_nice
+    machine.write("proc/stat", "cpu 9 9 9 9\ncpu0 100 0 0 5 5 0 0 0 0 0\ncpu9 5000 0 0 0\n")
+    before = read_use()
+    machine.write("proc/stat", "cpu0 150 10 20 500 5 5 5 10 90 9\ncpu1 100 0 0 9 9 0 0 0 0 0\n")
+    after = read_use()
+    assert after.everybody - before.everybody == pytest.approx(2.0)
+    one = dataclasses.replace(before, when=0.0, own=1.0)
+    other = dataclasses.replace(after, when=2.0, own=1.5)
+    assert used_by_others(one, other) == pytest.approx(1.5 / 4)
+    assert used_by_others(one, one) == 0
+    machine.write("proc/stat", "nonsense\n\ncpu0\n")
+    assert read_use().everybody == 0
 
 
 def test_this_machine() -> None:

@@ -28,6 +28,7 @@ from runtime_stub.session import (
     engine_settings,
     find_model,
     generation_options,
+    memory_warning,
     model_option,
 )
 
@@ -124,7 +125,8 @@ def chat(
     from runtime_stub.chat.terminal import look
     from runtime_stub.children import named_editor
     from runtime_stub.confinement.broker import DirectBroker, Offer
-    from runtime_stub.models import Adapters, PackedModel, packed_models
+    from runtime_stub.engine.hardware import read_hardware
+    from runtime_stub.models import Adapters, PackedModel, choose, packed_models
 
     terminal = look(session.launch.host_environment, sys.stdin, sys.stdout)
     if plain:
@@ -151,9 +153,12 @@ def chat(
         files = DirectBroker(session.launch)
     kept = [history.path.parent] if history is not None and history.make_folder() else []
     confinement = enter(session, options, writable=kept)
-    models = PackModels(
-        session.bundle, packed_models(session.bundle, recipe), prepare, options["model"]
-    )
+    packed = packed_models(session.bundle, recipe)
+    hardware = read_hardware()
+    models = PackModels(session.bundle, packed, prepare, options["model"])
+    first, _ = choose(packed, options["model"])
+    if warning := memory_warning(session, first, models.prepared.settings, hardware):
+        click.echo(warning, err=True)
     if options["probe"]:
         models.engine.wait_ready()
         echo_json(report(session, "chat", confinement))

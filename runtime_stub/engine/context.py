@@ -18,6 +18,8 @@ from runtime_stub.errors import EngineError
 DEFAULT_CONTEXT = 8192
 DEFAULT_BATCH = 512
 SMALLEST_CONTEXT = 256
+MEMORY_IS_SHORT = "what free memory allows"
+"""Why a context is smaller than it would be otherwise."""
 _MARGIN = 256 << 20
 """Memory left for everything else, in bytes."""
 _GRAIN = 256
@@ -57,15 +59,16 @@ def choose_context(model: Sized, settings: EngineSettings, hardware: Hardware) -
     Raises EngineError when even the smallest does not fit into memory.
     """
     per_token = max(1, model.state_bytes_per_token(settings.kv))
-    free = hardware.memory_available - model.size - _MARGIN
+    weights = model.size * (2 if settings.repack else 1)
+    free = hardware.memory_available - weights - _MARGIN
     fitting = free // per_token // _GRAIN * _GRAIN
     if settings.context:
         if settings.context > fitting:
             raise EngineError(
                 f"a context of {settings.context:,} tokens needs "
                 f"{_megabytes(settings.context * per_token)} beside the model's "
-                f"{_megabytes(model.size)}, and {_megabytes(hardware.memory_available)} are free",
-                f"Use --context {max(SMALLEST_CONTEXT, fitting)} or less{_smaller(settings)}",
+                f"{_megabytes(weights)}, and {_megabytes(hardware.memory_available)} are free",
+                f"Use --context {max(SMALLEST_CONTEXT, fitting)} or less{smaller(settings)}",
             )
         return ContextSize(settings.context, "as asked")
     wanted = min(DEFAULT_CONTEXT, model.trained_context)
@@ -74,14 +77,14 @@ def choose_context(model: Sized, settings: EngineSettings, hardware: Hardware) -
         return ContextSize(wanted, limit)
     if fitting < SMALLEST_CONTEXT:
         raise EngineError(
-            f"the model needs {_megabytes(model.size + SMALLEST_CONTEXT * per_token + _MARGIN)} "
+            f"the model needs {_megabytes(weights + SMALLEST_CONTEXT * per_token + _MARGIN)} "
             f"of memory and {_megabytes(hardware.memory_available)} are free",
-            f"Close other programs, or use a smaller model{_smaller(settings)}",
+            f"Close other programs, or use a smaller model{smaller(settings)}",
         )
-    return ContextSize(fitting, "what free memory allows")
+    return ContextSize(fitting, MEMORY_IS_SHORT)
 
 
-def _smaller(settings: EngineSettings) -> str:
+def smaller(settings: EngineSettings) -> str:
     """What else would help where memory is short."""
     if KV_TYPES[settings.kv].quantised or settings.flash_attention is False:
         return ""

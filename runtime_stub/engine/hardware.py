@@ -9,8 +9,10 @@ from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
+_NODES = Path("/sys/devices/system/node")
 _PROCESSOR = Path("/proc/cpuinfo")
 _USE = Path("/proc/stat")
+_MOST_CPUS = 1 << 16
 _FIRST_CPU = 2048
 """Bytes that /proc/cpuinfo has for one CPU, at most."""
 _UNLIMITED = 1 << 60
@@ -63,10 +65,10 @@ def read_use() -> Use:
     cpus = {f"cpu{cpu}" for cpu in _allowed_cpus()}
     ticks = 0
     for line in _read(_USE).splitlines():
-        name, *counts = line.split()
-        if name in cpus:
+        counts = line.split()
+        if counts and counts[0] in cpus:
             # Without idle and iowait; with steal, the time that other virtual machines took.
-            ticks += sum(map(_whole, counts[:3])) + sum(map(_whole, counts[5:8]))
+            ticks += sum(map(_whole, counts[1:4])) + sum(map(_whole, counts[6:9]))
     own = os.times()
     return Use(time.monotonic(), ticks / _ticks_per_second(), own.user + own.system)
 
@@ -87,6 +89,29 @@ def fast_cores() -> int:
         speeds[_core_of(cpu)] = speed
     fastest = max(speeds.values(), default=0)
     return sum(speed > 0.9 * fastest for speed in speeds.values()) if fastest else 0
+
+
+def numa_nodes() -> tuple[int, ...]:
+    """Numbers of the memory nodes that our CPUs belong to; empty where the system has none.
+
+    A CPU reaches its own node's memory faster than that of another.
+    """
+    allowed = _allowed_cpus()
+    nodes = []
+    for folder in _NODES.glob("node[0-9]*"):
+        if folder.name[4:].isdigit() and allowed & _cpu_list(_read(folder / "cpulist")):
+            nodes.append(int(folder.name[4:]))
+    return tuple(sorted(nodes))
+
+
+def _cpu_list(text: str) -> set[int]:
+    """CPUs as the kernel writes them: "0-3,8"."""
+    cpus: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            cpus.update(range(int(first), min(int(last or first), _MOST_CPUS) + 1))
+    return cpus
 
 
 def _processor() -> str:

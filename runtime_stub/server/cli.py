@@ -27,6 +27,7 @@ from runtime_stub.session import (
     engine_settings,
     find_model,
     generation_options,
+    memory_warning,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from runtime_stub.confinement.broker import Broker
     from runtime_stub.engine.engine import Engine
+    from runtime_stub.engine.hardware import Hardware
     from runtime_stub.engine.messages import EngineSettings
     from runtime_stub.engine.remote import RemoteEngine
     from runtime_stub.models import PackedModel
@@ -148,6 +150,7 @@ def serve(
     **options: Any,
 ) -> int:
     """Serve the model over HTTP, with the interfaces of OpenAI, Anthropic and Ollama."""
+    from runtime_stub.engine.hardware import read_hardware
     from runtime_stub.models import packed_models
     from runtime_stub.server.listener import address_of, is_exposed, listen, listen_unix
 
@@ -165,9 +168,9 @@ def serve(
     broker = _broker(session, options, listener)
     _prepare_cache(session, models, options)
     confinement = enter(session, options, serving=True)
-    engines = _engines(session, models, options)
+    hardware = read_hardware()
+    engines = _engines(session, models, options, hardware)
 
-    from runtime_stub.engine.hardware import read_hardware
     from runtime_stub.server import serve as server
     from runtime_stub.server.admission import room_for_bodies
     from runtime_stub.server.app import make_app
@@ -192,7 +195,7 @@ def serve(
         ),
         rules=rules,
         access_log=_log_line if options["access_log"] else None,
-        room=room_for_bodies(read_hardware().memory_available),
+        room=room_for_bodies(hardware.memory_available),
     )
     address = address_of(listener)
 
@@ -202,9 +205,8 @@ def serve(
             found["engine"] = probe_engine(session, confined=not options["no_sandbox"])
             echo_json(found)
             return
-        click.echo(f"{session.recipe.name} is listening on {address} (Ctrl-C stops it)", err=True)
-        if exposed and rules.api_key is None:
-            click.echo("Other machines can use it, too. --api-key keeps strangers out.", err=True)
+        _tell_ready(session, address, secret=not exposed or rules.api_key is not None)
+        _tell_memory(session, models[0], options, hardware)
         if options["open_page"] and broker is not None and not broker.browse(address):
             click.echo(f"No browser was found; open {address} yourself.", err=True)
 
@@ -366,11 +368,13 @@ def _prepare_cache(
 
 
 def _engines(
-    session: Session, models: Sequence[PackedModel], options: dict[str, Any]
+    session: Session,
+    models: Sequence[PackedModel],
+    options: dict[str, Any],
+    hardware: Hardware,
 ) -> list[RemoteEngine]:
     """An engine for each model, in processes of their own."""
     from runtime_stub.children import start_self
-    from runtime_stub.engine.hardware import read_hardware
     from runtime_stub.server.engines import Keeping, start_engines
 
     free = ["--no-sandbox"] if options["no_sandbox"] else []
@@ -381,10 +385,23 @@ def _engines(
     def on_stop(name: str, reason: str) -> None:
         click.echo(f"{name}: {reason}; it is starting anew", err=True)
 
-    def settings(model: PackedModel) -> EngineSettings:
-        context = options["context"] or model.recipe.context
-        return engine_settings(model.recipe, options, context)
-
-    memory = options["memory"] or read_hardware().memory_available
+    memory = options["memory"] or hardware.memory_available
     keeping = Keeping(memory, options["lazy"], options["idle_unload"] or None)
-    return start_engines(models, start, settings, keeping, on_stop)
+    return start_engines(models, start, lambda model: _settings(model, options), keeping, on_stop)
+
+
+def _tell_ready(session: Session, address: str, *, secret: bool) -> None:
+    click.echo(f"{session.recipe.name} is listening on {address} (Ctrl-C stops it)", err=True)
+    if not secret:
+        click.echo("Other machines can use it, too. --api-key keeps strangers out.", err=True)
+
+
+def _tell_memory(
+    session: Session, model: PackedModel, options: dict[str, Any], hardware: Hardware
+) -> None:
+    if warning := memory_warning(session, model, _settings(model, options), hardware):
+        click.echo(warning, err=True)
+
+
+def _settings(model: PackedModel, options: dict[str, Any]) -> EngineSettings:
+    return engine_settings(model.recipe, options, options["context"] or model.recipe.context)
