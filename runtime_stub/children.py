@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from runtime_stub.environment import Launch
@@ -69,6 +70,84 @@ def start_self(
     finally:
         if nothing is not None:
             os.close(nothing)
+
+
+class Forked:
+    """A process that was forked from this one."""
+
+    def __init__(self, number: int) -> None:
+        self.pid = number
+        self._code: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; the exit code, negative for a signal. Raises
+        subprocess.TimeoutExpired."""
+        until = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0005
+        while self._code is None:
+            ended, status = os.waitpid(self.pid, 0 if until is None else os.WNOHANG)
+            if ended:
+                self._code = os.waitstatus_to_exitcode(status)
+            elif until is not None and timeout is not None:
+                if time.monotonic() >= until:
+                    raise subprocess.TimeoutExpired("", timeout)
+                time.sleep(min(pause, max(0.0, until - time.monotonic())))
+                pause = min(2 * pause, 0.05)
+        return self._code
+
+    def terminate(self) -> None:
+        """Tell it to end."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Let the system end it."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._code is None:  # until it was waited for, its number is nobody else's
+            os.kill(self.pid, number)
+
+
+def fork_worker(
+    launch: Launch, words: Sequence[str], kept: Iterable[int], work: Callable[[], int]
+) -> Forked:
+    """Fork a worker that does `work` and ends with the exit code that it returns. Before there is
+    any other thread. Raises OSError.
+
+    As with `start_self`, it reads and writes nothing but the descriptors `kept` and standard error,
+    and a Ctrl-C does not reach it. It ends with this thread, and is listed with `words`.
+    """
+    parent = os.getpid()
+    number = os.fork()
+    if number:
+        return Forked(number)
+    code = 1
+    try:
+        end_with_parent()
+        if os.getppid() == parent:
+            os.setsid()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            nothing = open_null()
+            for stream in (0, 1):
+                os.dup2(nothing, stream)
+            close_all_but(kept)
+            sys.argv[1:] = words
+            take_pack_name(launch)
+            code = work()
+    except BaseException:  # noqa: BLE001  (nothing above this is this process's to go on with)
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Leave the standard streams and the descriptors `kept`: a port or a pack that a forked process
+    holds open would seem to be in use."""
+    start = 3
+    for descriptor in sorted({number for number in kept if number >= start}):
+        os.closerange(start, descriptor)
+        start = descriptor + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
 
 
 def end_with_parent() -> None:

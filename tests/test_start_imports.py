@@ -27,9 +27,10 @@ NOT_FOR_ASK = {
 NOT_FOR_SERVE = {"xml", "unittest", "sqlite3", "tkinter", "pydoc"}
 _PROGRAM = """
 import os, runpy, sys
-before, leave = set(sys.modules), os._exit
+before, leave, own = set(sys.modules), os._exit, os.getpid()
 def report(code):
-    print("MODULES", *sorted(set(sys.modules) - before), file=sys.stderr, flush=True)
+    if os.getpid() == own:  # and not its engine
+        print("MODULES", *sorted(set(sys.modules) - before), file=sys.stderr, flush=True)
     leave(code)
 os._exit = report
 try:

@@ -25,7 +25,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol
 
-from runtime_stub.children import open_browser, run_editor
+from runtime_stub.children import close_all_but, open_browser, run_editor
 from runtime_stub.confinement.files import (
     Writing,
     begin_writing,
@@ -202,17 +202,10 @@ def _serve(launch: Launch, offers: Offer, end: socket.socket) -> NoReturn:
         # A handler, unlike "ignore", is not inherited by the programs it starts.
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
-        _close_all_but(end.fileno())
+        close_all_but({end.fileno()})
         _Server(launch, offers).run(end)
     finally:
         os._exit(0)
-
-
-def _close_all_but(kept: int) -> None:
-    """Leave the standard streams, for the editor, and one more: a port or a pack that this
-    process held open would seem to be in use."""
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 @dataclass

@@ -34,7 +34,7 @@ from runtime_stub.engine.messages import (
 from runtime_stub.engine.pending import Pending, Register, RemoteTicket
 from runtime_stub.engine.residence import Stay
 from runtime_stub.engine.wire import Cancel, Frame, Ping, Start, WireError, encode
-from runtime_stub.engine.worker import HungError, StartProcess, Worker
+from runtime_stub.engine.worker import Begun, HungError, StartProcess, Worker, begin
 from runtime_stub.errors import EngineError, PackChangedError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -62,13 +62,15 @@ class RemoteEngine:
         *,
         on_stop: Callable[[str], None] = lambda _: None,
         stay: Stay | None = None,
+        begun: Begun | None = None,
     ) -> None:
         """Start the process, and loading the pack's `model` there, in the background; `stay`
-        may say that it comes later, and leaves again.
+        may say that it comes later, and leaves again. With `begun`, the first is that one.
 
         `on_stop` is told, in words, of each process that ended unasked.
         """
         self._start_process = start
+        self._begun = begun
         self._first = Start(model, settings)
         self._on_stop = on_stop
         self._stay = stay or Stay()
@@ -234,6 +236,8 @@ class RemoteEngine:
             message = f"the engine's supervision failed: {error!r}"
             with self._changed:
                 self._end(Status("failed", message=message), Failed("engine", message))
+        if self._begun is not None:  # closed before it was its turn
+            Worker(self._begun, self._first).reap(0.0)
         self._leave()
         self._fail_all()
 
@@ -271,9 +275,10 @@ class RemoteEngine:
         """One process from its start to its end: whether it got to work, and how it ended;
         in no words if it was unloaded."""
         try:
-            worker = Worker(self._start_process, self._first)
+            begun, self._begun = self._begun or begin(self._start_process), None
         except OSError as error:
             return False, f"the engine can't be started: {error.strerror}"
+        worker = Worker(begun, self._first)
         with self._changed:
             self._worker = worker
             if self._closing:

@@ -6,13 +6,47 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from runtime_stub.engine.pulse import Pulse
 from runtime_stub.engine.wire import Close, Connection, Frame, Ping, Start
 
-StartProcess = Callable[[int], "subprocess.Popen[bytes]"]
+
+class Process(Protocol):
+    """A child process, as much of it as is needed; subprocess.Popen is one."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; the exit code, negative for a signal. Raises TimeoutExpired."""
+
+    def terminate(self) -> None:
+        """Tell it to end."""
+
+    def kill(self) -> None:
+        """Let the system end it."""
+
+
+StartProcess = Callable[[int], Process]
 """Starts the engine's process, which inherits the socket of this number. Raises OSError."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A process that was started, and our end of the socket to it."""
+
+    process: Process
+    end: socket.socket
+
+
+def begin(start: StartProcess) -> Begun:
+    """Start a process. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            return Begun(start(theirs.fileno()), ours)
+        except OSError:
+            ours.close()
+            raise
 
 
 class HungError(Exception):
@@ -22,16 +56,10 @@ class HungError(Exception):
 class Worker:
     """One process, from its start to its end."""
 
-    def __init__(self, start: StartProcess, first: Start) -> None:
-        """Start it and say `first` to it. Raises OSError."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = start(theirs.fileno())
-            except OSError:
-                ours.close()
-                raise
-        self._connection = Connection(ours)
+    def __init__(self, begun: Begun, first: Start) -> None:
+        """Say `first` to it."""
+        self._process = begun.process
+        self._connection = Connection(begun.end)
         self._connection.send(first)
         self.worked = False
         """Whether it was given a request."""

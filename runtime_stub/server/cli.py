@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +37,10 @@ if TYPE_CHECKING:
     import subprocess
 
     from runtime_stub.confinement.broker import Broker
-    from runtime_stub.engine.engine import Engine
     from runtime_stub.engine.hardware import Hardware
     from runtime_stub.engine.messages import EngineSettings
     from runtime_stub.engine.remote import RemoteEngine
+    from runtime_stub.engine.worker import Begun
     from runtime_stub.models import PackedModel
     from runtime_stub.server.state import Served
 
@@ -169,7 +171,8 @@ def serve(
     _prepare_cache(session, models, options)
     confinement = enter(session, options, serving=True)
     hardware = read_hardware()
-    engines = _engines(session, models, options, hardware)
+    begun = _begin(session, options)
+    engines = _engines(session, models, options, hardware, begun)
 
     from runtime_stub.server import serve as server
     from runtime_stub.server.admission import room_for_bodies
@@ -302,53 +305,14 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
 
     import socket
 
-    from runtime_stub.engine.process import run_engine
-    from runtime_stub.engine.wire import Connection, Start
-
-    def load(start: Start, on_progress: Callable[[float], None]) -> Engine:
-        from runtime_stub.engine.engine import Engine
-        from runtime_stub.engine.profile import applied
-        from runtime_stub.models import (
-            as_fractions,
-            choose,
-            find_sources,
-            kept_prompts,
-            packed_models,
-        )
-        from runtime_stub.profiles import shelf_for
-
-        models = packed_models(session.bundle, session.recipe)
-        model, _ = choose(models, start.model)
-        found = find_sources(
-            session.bundle,
-            model,
-            on_start=as_fractions(on_progress),
-            on_wait=lambda: None,
-            drafts=start.settings.drafts,
-        )
-        # Another model may be at work in another process: then nothing is measured unasked.
-        alone = len({model.entry.sha256 for model in models}) == 1
-        shelf = shelf_for(session.bundle, model, start.settings)
-        known = shelf.read()
-        settings = start.settings if known is None else applied(start.settings, known.profile)
-        return Engine(
-            found.model,
-            start.settings,
-            found.adapters,
-            found.warm,
-            kept_prompts(session.bundle, model, settings),
-            found.draft,
-            shelf=shelf,
-            measures=alone,
-        )
+    from runtime_stub.server.engine_process import answer_parent
 
     try:
         os.set_inheritable(descriptor, False)
         end = socket.socket(fileno=descriptor)
     except OSError:
         raise InputError(f"descriptor {descriptor} is no socket", "Use `serve`") from None
-    # Threads may be at work in native code: nothing is torn down under them.
-    os._exit(run_engine(Connection(end), load))
+    os._exit(answer_parent(session, end))
 
 
 def _prepare_cache(
@@ -367,11 +331,23 @@ def _prepare_cache(
         os.close(find_model(session, models[0]).model.descriptor)
 
 
+def _begin(session: Session, options: dict[str, Any]) -> Begun | None:
+    """The first engine's process, where that can be forked and is wanted now."""
+    if options["lazy"] or options["probe"] or not sys.platform.startswith("linux"):
+        return None
+    from runtime_stub.server.engine_process import fork_engine
+
+    with contextlib.suppress(OSError):  # it is told of when the next attempt fails, too
+        return fork_engine(session, options)
+    return None
+
+
 def _engines(
     session: Session,
     models: Sequence[PackedModel],
     options: dict[str, Any],
     hardware: Hardware,
+    begun: Begun | None,
 ) -> list[RemoteEngine]:
     """An engine for each model, in processes of their own."""
     from runtime_stub.children import start_self
@@ -387,7 +363,9 @@ def _engines(
 
     memory = options["memory"] or hardware.memory_available
     keeping = Keeping(memory, options["lazy"], options["idle_unload"] or None)
-    return start_engines(models, start, lambda model: _settings(model, options), keeping, on_stop)
+    return start_engines(
+        models, start, lambda model: _settings(model, options), keeping, on_stop, begun
+    )
 
 
 def _tell_ready(session: Session, address: str, *, secret: bool) -> None:

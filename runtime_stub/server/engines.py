@@ -9,7 +9,7 @@ from runtime_stub.engine.interface import AnyTicket, Sink
 from runtime_stub.engine.messages import AnyRequest, EngineSettings, Request
 from runtime_stub.engine.remote import RemoteEngine
 from runtime_stub.engine.residence import Residence, Stay
-from runtime_stub.engine.worker import StartProcess
+from runtime_stub.engine.worker import Begun, StartProcess
 from runtime_stub.models import PackedModel
 from runtime_stub.server.state import Engine, EngineAround
 
@@ -35,8 +35,10 @@ def start_engines(
     settings: Callable[[PackedModel], EngineSettings],
     keeping: Keeping,
     on_stop: Callable[[str, str], None],
+    begun: Begun | None = None,
 ) -> list[RemoteEngine]:
-    """An engine for each model. The first begins to load, unless it shall be lazy.
+    """An engine for each model. The first begins to load, unless it shall be lazy: in the process
+    that has `begun`, if there is one.
 
     Models that differ in prompts and sampling only share one. `on_stop` is told the model's name
     and in words what happened when an engine's process ended unasked.
@@ -67,6 +69,7 @@ def start_engines(
                 chosen,
                 on_stop=lambda reason, name=name: on_stop(name, reason),  # type: ignore[misc]
                 stay=stay,
+                begun=None if made else begun,
             )
         engines.append(made[key])
     return engines

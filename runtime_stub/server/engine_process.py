@@ -1,0 +1,98 @@
+"""The process of an engine: forked from the server's while that one starts, which saves the start
+of a second interpreter; or started through the pack, as every later one is."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from runtime_stub.children import fork_worker
+from runtime_stub.confinement.cli import enter
+from runtime_stub.errors import EngineError
+from runtime_stub.session import Session
+
+if TYPE_CHECKING:
+    from runtime_stub.engine.engine import Engine
+    from runtime_stub.engine.wire import Start
+    from runtime_stub.engine.worker import Begun
+
+
+def fork_engine(session: Session, options: dict[str, Any]) -> Begun:
+    """Start the first engine. Once this process is confined, and before any other thread.
+
+    Raises OSError.
+    """
+
+    def work() -> int:
+        enter(session, options)
+        return answer_parent(session, theirs)
+
+    bundle, launch = session.bundle, session.launch
+    ours, theirs = socket.socketpair()
+    kept = {bundle.descriptor_of(entry) for entry in bundle.manifest.entries}
+    kept |= {launch.descriptor, launch.runtime_descriptor, theirs.fileno()}
+    with theirs:
+        try:
+            process = fork_worker(launch, ["engine"], kept, work)
+        except OSError:
+            ours.close()
+            raise
+    # Only now: the engine must not wait for what it has no use for.
+    from runtime_stub.engine.worker import Begun
+
+    return Begun(process, ours)
+
+
+def answer_parent(session: Session, end: socket.socket) -> int:
+    """Be the engine of the process at the other end of a socket; the exit code.
+
+    Threads may still be at work in native code then: nothing must be torn down under them.
+    """
+    # What every model needs, while it is not known yet which is wanted, and how.
+    with contextlib.suppress(EngineError):
+        from runtime_stub.engine.library import library
+
+        library()
+    from runtime_stub.engine.process import run_engine
+    from runtime_stub.engine.wire import Connection
+
+    def load(start: Start, on_progress: Callable[[float], None]) -> Engine:
+        from runtime_stub.engine.engine import Engine
+        from runtime_stub.engine.profile import applied
+        from runtime_stub.models import (
+            as_fractions,
+            choose,
+            find_sources,
+            kept_prompts,
+            packed_models,
+        )
+        from runtime_stub.profiles import shelf_for
+
+        models = packed_models(session.bundle, session.recipe)
+        model, _ = choose(models, start.model)
+        found = find_sources(
+            session.bundle,
+            model,
+            on_start=as_fractions(on_progress),
+            on_wait=lambda: None,
+            drafts=start.settings.drafts,
+        )
+        # Another model may be at work in another process: then nothing is measured unasked.
+        alone = len({model.entry.sha256 for model in models}) == 1
+        shelf = shelf_for(session.bundle, model, start.settings)
+        known = shelf.read()
+        settings = start.settings if known is None else applied(start.settings, known.profile)
+        return Engine(
+            found.model,
+            start.settings,
+            found.adapters,
+            found.warm,
+            kept_prompts(session.bundle, model, settings),
+            found.draft,
+            shelf=shelf,
+            measures=alone,
+        )
+
+    return run_engine(Connection(end), load)
