@@ -200,3 +200,52 @@ def test_name(named: Callable[..., list[str]]) -> None:
 def test_name_elsewhere(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     children.take_pack_name(launch)  # leaves everything as it is
+
+
+FORK_CODE = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from runtime_stub.children import fork_worker
+from runtime_stub.environment import Launch
+launch = Launch(-1, Path(), Path(), Path(), sys.argv[0], {})
+read, write = os.pipe()
+other = os.open(os.devnull, os.O_RDONLY)
+
+def work():
+    words = Path("/proc/self/cmdline").read_bytes().rstrip(b"\\0").split(b"\\0")[1:]
+    opened = [int(name) for name in os.listdir("/proc/self/fd")]
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    print("lost", flush=True)
+    os.write(write, repr((words, other in opened, write in opened, os.getsid(0) == os.getpid(),
+                          ignored, sys.stdin.read())).encode())
+    return 7
+
+worker = fork_worker(launch, ["engine"], {write}, work)
+print(worker.wait(20), os.read(read, 1000).decode())
+stuck = fork_worker(launch, ["engine"], (), lambda: time.sleep(60))
+try:
+    stuck.wait(0.05)
+except subprocess.TimeoutExpired:
+    print("runs")
+stuck.kill()
+print(stuck.wait())
+stuck.kill()
+broken = fork_worker(launch, ["engine"], (), lambda: 1 // 0)
+print(broken.wait(20))
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="through /proc")
+def test_forked_worker() -> None:
+    # Long enough for what is written over it.
+    command = [sys.executable, "-c", FORK_CODE, "serve", "--port", "0"]
+    result = subprocess.run(
+        command, input="not for workers", capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.splitlines() == [
+        "7 ([b'engine'], False, True, True, True, '')",
+        "runs",
+        "-9",
+        "1",
+    ]
+    assert "ZeroDivisionError" in result.stderr

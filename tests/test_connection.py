@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -11,9 +12,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from test_serve import serving
 
 from runtime_stub.server import connection
+from runtime_stub.server.bridge import WRITE
 from runtime_stub.server.listener import listen
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -208,3 +211,46 @@ def test_shapes_that_hide_a_request(name: str, listener: socket.socket) -> None:
         answer = rest(connect(listener, first + HIDDEN))
         assert answer.count(b"HTTP/1.1 ") == 1
         assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")), answer
+
+
+class Pieces(Response):
+    """Sends pieces past the application, where it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[bool] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def pass_on(piece: bytes) -> None:
+            self.taken.append(scope[WRITE](piece))
+            if not self.taken[-1]:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+        self.taken.append(scope[WRITE](b"too early"))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in (b"one, ", b"", b"x" * 5000, b"end"):
+            await pass_on(piece)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.taken.append(scope[WRITE](b"too late"))
+
+
+@pytest.mark.parametrize(
+    ("version", "taken"),
+    [("1.1", [False, True, False, True, True, False]), ("1.0", [False] * 6)],
+)
+def test_pieces_past_the_application(
+    version: str, taken: list[bool], listener: socket.socket
+) -> None:
+    made: list[Pieces] = []
+
+    async def pieces(_: Request) -> Response:
+        made.append(Pieces())
+        return made[-1]
+
+    with serving(listener, pieces):
+        head = f"GET / HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        with connect(listener, head.encode()) as client:
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            assert answer.read() == b"one, " + b"x" * 5000 + b"end"
+    assert made[0].taken == taken

@@ -35,6 +35,8 @@ from runtime_stub.engine.messages import (
     Usage,
 )
 from runtime_stub.engine.remote import RemoteEngine
+from runtime_stub.engine.residence import Stay
+from runtime_stub.engine.worker import begin
 from runtime_stub.errors import EngineError, PackChangedError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,6 +180,27 @@ def submit(engine: RemoteEngine, text: str) -> Answer:
     answer = Answer()
     engine.submit(Request(text=text), answer)
     return answer
+
+
+def test_the_first_process_may_have_begun() -> None:
+    scripted = Scripted(SERVE)
+    engine = RemoteEngine(scripted, "model", EngineSettings(), begun=begin(scripted))
+    try:
+        assert engine.wait_ready(5)
+        assert len(scripted.processes) == 1
+        assert submit(engine, "vanish").last
+        assert engine.wait_ready(5)
+        assert len(scripted.processes) == 2
+    finally:
+        engine.close(2)
+
+
+def test_one_that_has_begun_ends_even_if_it_was_never_wanted() -> None:
+    scripted = Scripted(SERVE)
+    begun = begin(scripted)
+    engine = RemoteEngine(scripted, "model", EngineSettings(), stay=Stay(lazy=True), begun=begun)
+    engine.close(2)
+    assert scripted.processes[0].returncode is not None
 
 
 def test_both_engines_are_one_to_the_faces() -> None:

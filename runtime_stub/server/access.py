@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runtime_stub.server.bridge import WRITE
 from runtime_stub.server.metered import ROUTE
 
 Write = Callable[[str], None]
@@ -25,6 +26,7 @@ class AccessLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status, size = 0, 0
         start = time.monotonic()
+        scope.pop(WRITE, None)  # every byte is counted here
 
         async def note(message: Message) -> None:
             nonlocal status, size

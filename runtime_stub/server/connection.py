@@ -14,7 +14,10 @@ import asyncio
 import enum
 from typing import Any
 
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from runtime_stub.server.bridge import WRITE
 
 MOST = 512
 """Connections at once."""
@@ -99,6 +102,32 @@ class Connection(H11Protocol):
         self._received = 0
         self._unsent = 0
         self._over = False
+        self.app = self._with_write(self.app)
+
+    def _with_write(self, app: ASGIApp) -> ASGIApp:
+        async def with_write(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[WRITE] = self.write
+            await app(scope, receive, send)
+
+        return with_write
+
+    def write(self, piece: bytes) -> bool:
+        """Send a piece of a reply's body, whose length its head does not say. False where that is
+        left to uvicorn: before the head, after the end, while the client takes nothing, and where
+        pieces are not sent as chunks."""
+        cycle = self.cycle
+        if (
+            self._over
+            or not piece
+            or not cycle.response_started
+            or cycle.response_complete
+            or cycle.disconnected
+            or self.flow.write_paused
+            or self.conn.their_http_version != b"1.1"
+        ):
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

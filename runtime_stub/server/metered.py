@@ -85,8 +85,10 @@ class _Meter:
             tally.waiting += 1
 
     def __call__(self, event: Event) -> None:
-        with self._tally.lock:
-            self._count(event)
+        # Most events are the next piece of an answer that has begun: nothing to count.
+        if self._silent or not isinstance(event, Text):
+            with self._tally.lock:
+                self._count(event)
         if not isinstance(event, Begun):  # which is for those who count
             self._sink(event)
 

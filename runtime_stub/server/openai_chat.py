@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.json import encode
 
 from runtime_stub.engine.messages import (
     ChoiceEnd,
@@ -40,6 +41,7 @@ from runtime_stub.server.openai_types import (
 from runtime_stub.server.replies import problem_of, sse
 
 DONE = b"data: [DONE]\n\n"
+_PLACE = "\0"
 
 
 class Head(msgspec.Struct):
@@ -108,6 +110,8 @@ class Chunks:
         """With `usage`, the stream ends with a chunk of it."""
         self._head = head
         self._usage = usage
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+        """What stands before and after a choice's pieces of text: all the same but for them."""
 
     async def stream(
         self, events: AsyncIterator[Event | None], choices: int
@@ -123,8 +127,7 @@ class Chunks:
                 yield sse(error_reply(problem_of(event)))
                 return
             elif isinstance(event, Text):
-                logprobs = logprobs_of(event.logprobs) if event.logprobs else None
-                yield self._sse(event.choice, Delta(content=event.text), None, logprobs)
+                yield self._text(event)
             elif isinstance(event, Reasoning):
                 yield self._sse(event.choice, Delta(reasoning_content=event.text))
             elif isinstance(event, CallPiece):
@@ -138,6 +141,17 @@ class Chunks:
                 if self._usage:
                     yield sse(self._chunk([], usage_of(event.usage)))
         yield DONE
+
+    def _text(self, event: Text) -> bytes:
+        number = event.choice
+        if event.logprobs:
+            return self._sse(number, Delta(content=event.text), None, logprobs_of(event.logprobs))
+        if number not in self._around:
+            # Nothing that follows it in a chunk is text that somebody chose.
+            before, _, after = self._sse(number, Delta(content=_PLACE)).rpartition(encode(_PLACE))
+            self._around[number] = before, after
+        before, after = self._around[number]
+        return before + encode(event.text) + after
 
     def _sse(
         self,
