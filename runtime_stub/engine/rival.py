@@ -38,7 +38,7 @@ class Rival:
         self._end, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process: subprocess.Popen[bytes] = start(theirs.fileno())
+                self._process = start(theirs.fileno())
             except OSError as error:
                 self._end.close()
                 raise RivalError(f"it can't be started: {error.strerror}") from None
