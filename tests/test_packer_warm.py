@@ -125,3 +125,23 @@ def test_real_pack(tmp_path: Path) -> None:
     assert warm["answer"] == cold["answer"]
     assert cold["usage"]["cached_tokens"] == 0
     assert 0 < warm["usage"]["prompt_tokens"] - warm["usage"]["cached_tokens"] < 20
+
+
+@pytest.mark.pack
+def test_examples_in_a_real_pack(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'name = "x"\nmodel = "{sample_model()}"\nsystem = "{SYSTEM}"\n'
+        'output = "made"\nwarm = true\n'
+        '[[examples]]\nuser = "Name a colour."\nassistant = "Violet."\n'
+        '[[examples]]\nuser = "Name another."\nassistant = "Ochre."\n',
+        encoding="utf-8",
+    )
+    satchel("pack", "--recipe", recipe)
+    found = place(tmp_path / "home", source=tmp_path / "made")
+    assert "examples   2" in found.run("info").stdout
+    question = ("Which colours have you named?", "--temperature", "0", "--json")
+    answered = json.loads(found.run("ask", *question).stdout)
+    assert "violet" in answered["answer"].lower()
+    usage = answered["usage"]
+    assert 0 < usage["prompt_tokens"] - usage["cached_tokens"] < 20, "they were read while packing"

@@ -21,8 +21,7 @@ from runtime_stub.errors import EngineError
 _HEAD = 4
 """Tokens of the beginning that it always sees: models attend to them whatever follows."""
 _TAIL, _SHORTEST_TAIL, _FIRST_TAIL = 256, 16, 64
-"""Tokens before the end that it starts with, at most, at least, and while it is not known how
-quickly it reads."""
+"""Tokens before the end that it starts with: at most, at least, and until it has shown to pay."""
 _WORTH_READING = 16.0
 """Steps of the main model that reading them may take."""
 _AT_ONCE = 16
@@ -35,7 +34,9 @@ _SLOW_WEIGHT = 0.05
 _RECOVERY = 0.001
 """Of a text's chance with each step without a guess. Unlike a look-up, a try always costs
 something."""
-_WAIT, _LONGEST_WAIT = 256, 8192
+_AGAIN = 0.5
+"""What a text's chance is taken to be when it is tried again."""
+_WAIT, _LONGEST_WAIT = 512, 8192
 """Steps without a guess after which all that is known of it is measured anew. Each time that is in
 vain the next is twice as far off."""
 _PAYS = 32
@@ -99,7 +100,7 @@ class DraftModel:
             return False
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
         self._rested = self._guesses = 0
-        self._step, self._prior = None, PRIOR
+        self._step, self._prior = None, max(self._prior, _AGAIN)
         return True
 
     def guess(
@@ -129,7 +130,7 @@ class DraftModel:
 
     def _tail(self, patience: float) -> int:
         """How many tokens before its end it starts to read a text with."""
-        if not self._per_token:
+        if not self._per_token or self._guesses < _PAYS:
             return _FIRST_TAIL
         return max(_SHORTEST_TAIL, min(_TAIL, int(_WORTH_READING * patience / self._per_token)))
 
