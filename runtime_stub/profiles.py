@@ -74,7 +74,11 @@ class CachedShelf:
         """The attempt does not count."""
         path = self.path
         attempts = 0 if path is None else _attempts(_load(path))
-        self._write({"attempts": max(0, attempts - 1)})
+        if attempts > 1:
+            self._write({"attempts": attempts - 1})
+        else:
+            with contextlib.suppress(OSError):
+                self.forget()
 
     def keep(self, measured: Measured) -> None:
         """Write the result, if there is a place for it."""

@@ -82,6 +82,11 @@ def test_attempts_that_were_given_up_do_not_count(shelf: CachedShelf) -> None:
     for _ in range(2 * TRIES):
         assert shelf.begin()
         shelf.give_up()
+        assert shelf.path is None
+    assert shelf.begin()
+    assert shelf.begin()
+    shelf.give_up()
+    assert [shelf.begin() for _ in range(TRIES)] == [True] * (TRIES - 1) + [False]
 
 
 def test_no_place(tmp_path: Path) -> None:
