@@ -74,8 +74,8 @@ def caught(there: Place) -> dict[str, str]:
     """The process that extracts, stopped in the middle of it."""
     found: dict[str, str] = {}
 
-    def stop() -> bool:
-        status = extracting(there)
+    def stop() -> bool:  # once some of it is written
+        status = extracting(there) if any(part.stat().st_size for part in parts(there)) else {}
         if status:
             os.kill(int(status["Pid"]), signal.SIGSTOP)
             found.update(status)
