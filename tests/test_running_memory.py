@@ -90,7 +90,7 @@ MIX: dict[str, tuple[str, Callable[[], str]]] = {
         CHAT,
         lambda: json.dumps(
             {
-                "messages": [{"role": "user", "content": "word " * 4000}],
+                "messages": [{"role": "user", "content": "word " * 1500}],
                 "n": 4,
                 "max_tokens": 20,
                 "logprobs": True,
