@@ -129,19 +129,17 @@ def test_real_pack(tmp_path: Path) -> None:
 
 @pytest.mark.pack
 def test_examples_in_a_real_pack(tmp_path: Path) -> None:
+    words = " ".join(f"violet {number}" for number in range(200))
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        f'name = "x"\nmodel = "{sample_model()}"\nsystem = "{SYSTEM}"\n'
-        'output = "made"\nwarm = true\n'
-        '[[examples]]\nuser = "Name a colour."\nassistant = "Violet."\n'
-        '[[examples]]\nuser = "Name another."\nassistant = "Ochre."\n',
+        f'name = "x"\nmodel = "{sample_model()}"\noutput = "made"\nwarm = true\n'
+        f'[[examples]]\nuser = "Count colours."\nassistant = "{words}"\n',
         encoding="utf-8",
     )
     satchel("pack", "--recipe", recipe)
     found = place(tmp_path / "home", source=tmp_path / "made")
-    assert "examples   2" in found.run("info").stdout
-    question = ("Which colours have you named?", "--temperature", "0", "--json")
-    answered = json.loads(found.run("ask", *question).stdout)
-    assert "violet" in answered["answer"].lower()
-    usage = answered["usage"]
-    assert 0 < usage["prompt_tokens"] - usage["cached_tokens"] < 20, "they were read while packing"
+    assert "examples   1" in found.run("info").stdout
+    question = ("What is the name of the capital of France?", "--temperature", "0", "--json")
+    usage = json.loads(found.run("ask", *question, "--max-tokens", "4").stdout)["usage"]
+    assert usage["prompt_tokens"] > 400, "the examples are part of it"
+    assert 0 < usage["prompt_tokens"] - usage["cached_tokens"] < 20, "read while packing"
