@@ -12,6 +12,7 @@ import tiny_models
 
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.messages import (
+    FIT_REQUEST,
     AdapterSource,
     EngineSettings,
     Event,
@@ -179,3 +180,15 @@ def test_what_is_no_adapter(files: Path) -> None:
         stack.callback(engine.close)
         with pytest.raises(EngineError, match=r"the adapter 'wrong' can't be loaded: .*adapter"):
             engine.wait_ready(60)
+
+
+def test_an_adapter_in_a_context_made_for_its_request(
+    files: Path, adapters: tuple[AdapterSource, ...]
+) -> None:
+    """llama.cpp makes its buffers anew for the adapter: those from before are gone."""
+    with ExitStack() as stack:
+        source = opened(stack, files / "model.gguf")
+        engine = Engine(source, EngineSettings(FIT_REQUEST, threads=1), adapters)
+        stack.callback(engine.close)
+        texts = [asked(engine, request((("red", None),))) for _ in range(2)]
+    assert texts[0] == texts[1]

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime_stub.engine.pages import added, give_back_freed, give_back_zeros, private_memory
+from runtime_stub.engine.pages import (
+    added,
+    common_parts,
+    give_back_freed,
+    give_back_zeros,
+    private_memory,
+)
 
 SIZE = 48 << 20
 MEGABYTE = 1 << 20
@@ -83,3 +89,26 @@ def test_freed_memory_is_given_back_at_any_time() -> None:
     del pieces[::2]
     give_back_freed()
     assert all(not any(piece) for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("some", "others", "expected"),
+    [
+        ([(0, 8)], [(2, 4), (6, 9)], [(2, 4), (6, 8)]),
+        ([(0, 2), (4, 6)], [(1, 5)], [(1, 2), (4, 5)]),
+        ([(0, 2)], [(2, 4)], []),
+    ],
+)
+def test_what_lies_in_both(
+    some: list[tuple[int, int]], others: list[tuple[int, int]], expected: list[tuple[int, int]]
+) -> None:
+    assert common_parts(some, others) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there memory is given back")
+def test_memory_that_is_gone_is_left_alone() -> None:
+    """What lay there when a context was made may have been freed since: looking would crash."""
+    gone = mmap.mmap(-1, SIZE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(gone))
+    gone.close()
+    assert give_back_zeros([(address, address + SIZE)]) == 0

@@ -57,6 +57,12 @@ def added(before: Sequence[Range], after: Sequence[Range]) -> list[Range]:
     return [piece for piece in found if piece[1] - piece[0] >= _SMALLEST]
 
 
+def common_parts(some: Iterable[Range], others: Sequence[Range]) -> list[Range]:
+    """What lies in both."""
+    pairs = ((max(a[0], b[0]), min(a[1], b[1])) for a in some for b in others)
+    return [(start, end) for start, end in pairs if start < end]
+
+
 def give_back_freed() -> None:
     """What was freed is kept by the C library for later; where it does, it lets go of that now."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
@@ -65,7 +71,8 @@ def give_back_freed() -> None:
 
 
 def give_back_zeros(ranges: Iterable[Range]) -> int:
-    """Give back the blocks of `ranges` that hold only zeros; returns how many bytes that were.
+    """Give back the blocks of `ranges` that hold only zeros; returns how many bytes that were. What
+    is no memory of this process any more is left alone.
 
     No native code may be writing there. Python's other threads are held up meanwhile, block by
     block, so that none writes between the look and the deed.
@@ -75,7 +82,7 @@ def give_back_zeros(ranges: Iterable[Range]) -> int:
     libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     total = 0
-    for start, end in ranges:
+    for start, end in common_parts(ranges, private_memory()):
         for address in range(-(-start // _BLOCK) * _BLOCK, end - _BLOCK + 1, _BLOCK):
             total += _give_back(libc, address)
     return total
