@@ -86,6 +86,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     groups = options.only or [name for name in GROUPS if name != "big" or not options.quick]
     started = time.monotonic()
+    if options.work is not None:
+        options.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="satchel-bench-", dir=options.work) as folder:
         plan = Plan(
             groups,

@@ -349,7 +349,8 @@ class Engine:
     def _turn(self, scheduler: Scheduler | None) -> Scheduler | None:
         """Take in what has arrived (waiting if there is nothing else to do), then step."""
         wait = scheduler is None or scheduler.idle
-        if wait and self._work.empty() and self._context is not None:
+        lasts = self._settings.context != FIT_REQUEST  # a context for one request is soon gone
+        if wait and lasts and self._work.empty() and self._context is not None:
             self._context.give_back_memory()
         while True:
             patience = self._prompts.patience if self._prompts is not None else None
