@@ -5,7 +5,8 @@
 For each repetition: the gaps between tokens of a stream that is alone, those of the same stream
 from the moment at which the prompt is sent until its answer begins, and those of the stream alone
 again. What is usual is the median of both times alone: answers become slower as they grow longer.
-Gaps are what a client sees. The machine's own noise shows in the worst gap of the stream alone.
+Without guesses, so that each token comes by itself. Gaps are what a client sees. The machine's own
+noise shows in the worst gap of the stream alone.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with subprocess.Popen(
-        [options.pack.resolve(), "serve", "--port", "0", "--temperature", "1"],
+        [options.pack.resolve(), "serve", "--port", "0", "--temperature", "1", "--no-drafts"],
         stderr=subprocess.PIPE,
         text=True,
     ) as server:
