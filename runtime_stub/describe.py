@@ -182,10 +182,14 @@ def _warm_lines(entry: dict[str, Any]) -> Iterator[str]:
     yield f"  warm       {entry['metadata'].get('tokens', 0):,} tokens of prompt are read already"
 
 
+def _named(facts: dict[str, Any]) -> str:
+    words = [facts.get("name"), facts.get("architecture"), facts.get("quantization")]
+    return ", ".join(str(word) for word in words if word)
+
+
 def _draft_lines(entry: dict[str, Any]) -> Iterator[str]:
     facts = entry["metadata"]
-    words = [facts.get("name"), facts.get("architecture"), facts.get("quantization")]
-    yield f"  draft      {', '.join(str(word) for word in words if word)}: guesses ahead"
+    yield f"  draft      {_named(facts)}: guesses ahead"
     if facts.get("memory_needed"):
         yield f"  memory     about {bytes_text(facts['memory_needed'])} for the draft"
     licence = facts.get("licence", {})
@@ -195,8 +199,7 @@ def _draft_lines(entry: dict[str, Any]) -> Iterator[str]:
 
 def _model_lines(entry: dict[str, Any]) -> Iterator[str]:
     facts = entry["metadata"]
-    words = [facts.get("name"), facts.get("architecture"), facts.get("quantization")]
-    yield f"  model      {', '.join(str(word) for word in words if word)}"
+    yield f"  model      {_named(facts)}"
     if facts.get("parameters"):
         yield f"  parameters {facts['parameters'] / 1e6:,.0f} million"
     if facts.get("context_length"):

@@ -159,15 +159,20 @@ def test_serve(fresh: Place) -> None:
     check_whole(fresh)
 
 
+def wake(address: str) -> None:
+    """Ask a lazy server, so that it starts to extract, and leave before it answers."""
+    with pytest.raises(httpx.TimeoutException):
+        httpx.post(
+            f"{address}/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": QUESTION}]},
+            timeout=0.3,
+        )
+
+
 def test_the_engine_of_a_lazy_server_extracts_from_inside(fresh: Place) -> None:
     """Interrupted, with the server, and by itself: it is started anew, and goes on."""
     with serving(fresh, "--lazy") as (server, address):
-        with pytest.raises(httpx.TimeoutException):
-            httpx.post(
-                f"{address}/v1/chat/completions",
-                json={"messages": [{"role": "user", "content": QUESTION}]},
-                timeout=0.3,
-            )
+        wake(address)
         status = caught(fresh)
         assert int(status["PPid"]) == server.pid
         assert status["Seccomp"] == "2"
@@ -177,12 +182,7 @@ def test_the_engine_of_a_lazy_server_extracts_from_inside(fresh: Place) -> None:
     (model,) = (fresh.cache / "models").glob("*.gguf")
     model.unlink()
     with serving(fresh, "--lazy") as (server, address):
-        with pytest.raises(httpx.TimeoutException):
-            httpx.post(
-                f"{address}/v1/chat/completions",
-                json={"messages": [{"role": "user", "content": QUESTION}]},
-                timeout=0.3,
-            )
+        wake(address)
         caught_engine = caught(fresh)
         server.kill()
         server.wait()
