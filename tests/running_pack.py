@@ -113,6 +113,14 @@ def satchel(*arguments: object, check: bool = True) -> subprocess.CompletedProce
     return result
 
 
+def compressed_pack(folder: Path) -> Path:
+    """The sample model in a pack that extracts it, too."""
+    path = folder / "assistant"
+    system = "You are a helpful assistant."
+    satchel("pack", sample_model(), "-o", path, "--storage", "compressed", "--system", system)
+    return path
+
+
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Wait until `condition` is true; fails after `seconds`."""
     until = time.monotonic() + seconds

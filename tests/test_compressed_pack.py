@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running_pack import ASK, Place, place, sample_model, satchel, wait_for
+from running_pack import ASK, Place, compressed_pack, place, sample_model, satchel, wait_for
 
 pytestmark = pytest.mark.pack
 
@@ -18,9 +18,7 @@ SYSTEM = ("--system", "You are a helpful assistant.")
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("packed") / "compressed"
-    satchel("pack", sample_model(), "-o", path, "--storage", "compressed", *SYSTEM)
-    return path
+    return compressed_pack(tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_pack import ASK, QUESTION, Place, address_of, place, sample_model, satchel, wait_for
+from running_pack import ASK, QUESTION, Place, address_of, compressed_pack, place, wait_for
 
 from runtime_stub.confinement import landlock, seccomp
 
@@ -33,10 +33,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compressed") / "assistant"
-    system = "You are a helpful assistant."
-    satchel("pack", sample_model(), "-o", path, "--storage", "compressed", "--system", system)
-    return path
+    return compressed_pack(tmp_path_factory.mktemp("compressed"))
 
 
 @pytest.fixture

@@ -24,10 +24,9 @@ from running_pack import (
     IS_ROOT,
     Place,
     address_of,
+    compressed_pack,
     place,
-    sample_model,
     sample_pack,
-    satchel,
 )
 from surroundings import (
     Watch,
@@ -75,11 +74,7 @@ def open_place() -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pack that extracts its model, too."""
-    path = tmp_path_factory.mktemp("compressed") / "assistant"
-    system = "You are a helpful assistant."
-    satchel("pack", sample_model(), "-o", path, "--storage", "compressed", "--system", system)
-    return path
+    return compressed_pack(tmp_path_factory.mktemp("compressed"))
 
 
 def contents(root: Path) -> set[str]:
