@@ -49,10 +49,12 @@ CMAKE_OPTIONS = (
     "-DCMAKE_INSTALL_LIBDIR=llama_cpp/lib",
     "-DCMAKE_INSTALL_INCLUDEDIR=llama_cpp/include",
 )
+LLAMA_CMAKE = ROOT / "templates" / "llama-cpp.cmake"
+NATIVE = ROOT / "runtime_stub" / "engine" / "native"
 LLAMA_INPUTS = (
     REQUIREMENTS / "llama-cpp.lock",
-    ROOT / "templates" / "llama-cpp.cmake",
-    ROOT / "runtime_stub" / "engine" / "mapping.c",
+    LLAMA_CMAKE,
+    *(NATIVE / name for name in ("mapping.c", "sampling.c", "zeroing.c")),
 )
 
 
@@ -141,8 +143,8 @@ def llama_wheel() -> Path:
 def _compile_llama(work: Path) -> None:
     arguments = [
         *CMAKE_OPTIONS,
-        f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={LLAMA_INPUTS[1]}",
-        f"-DSATCHEL_MAPPING_SOURCE={LLAMA_INPUTS[2]}",
+        f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={LLAMA_CMAKE}",
+        f"-DSATCHEL_NATIVE={NATIVE}",
     ]
     environment = {
         **os.environ,

@@ -12,9 +12,12 @@ function(satchel_finish)
         set_property(TARGET ${target} PROPERTY VERSION)
         set_property(TARGET ${target} PROPERTY SOVERSION)
     endforeach()
+    # What we add to libllama; two of the files go in between it and what it calls.
+    target_sources(llama PRIVATE "${SATCHEL_NATIVE}/sampling.c")
     if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
-        target_sources(llama PRIVATE "${SATCHEL_MAPPING_SOURCE}")
-        target_link_options(llama PRIVATE "LINKER:--wrap=mmap")
+        target_sources(llama PRIVATE "${SATCHEL_NATIVE}/mapping.c" "${SATCHEL_NATIVE}/zeroing.c")
+        target_link_options(
+            llama PRIVATE "LINKER:--wrap=mmap" "LINKER:--wrap=ggml_backend_buffer_clear")
     endif()
     # What the stub says about itself is read from these: the commit, the architectures
     # it knows, and the licence.

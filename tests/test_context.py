@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import tiny_models
+from engine_fixtures import sample_model, sample_source
 
 from runtime_stub.engine.context import Context, ContextSize, choose_context, fitting_context
 from runtime_stub.engine.hardware import Hardware
@@ -16,6 +19,8 @@ from runtime_stub.engine.library import library
 from runtime_stub.engine.messages import EngineSettings, ModelSource
 from runtime_stub.engine.model import Model, load_model
 from runtime_stub.errors import EngineError
+
+__all__ = ["sample_model", "sample_source"]
 
 MB = 1_000_000
 PER_TOKEN = 10_000
@@ -145,3 +150,36 @@ def test_threads(tmp_path: Path) -> None:
                 llama.llama_n_threads_batch(context.handle),
             )
         assert found == expected
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only there memory costs nothing until it is used"
+)
+def test_an_empty_context_takes_no_memory(sample_source: ModelSource) -> None:
+    """And one that is emptied takes none any more; what it computes then is the same."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    def computed(context: Context) -> list[float]:
+        context.clear_batch()
+        for position in range(500):
+            context.add(100 + position % 50, position, 0, output=position == 499)
+        assert context.decode() == 0
+        logits: list[float] = library().llama_get_logits_ith(context.handle, 499)[:100]
+        return logits
+
+    model = load_model(sample_source, lambda _: True)
+    before = resident()
+    context = Context(model, ContextSize(8192, ""), EngineSettings(), threads=1)
+    cache = 8192 * model.state_bytes_per_token()
+    assert cache > 150 * MB
+    assert resident() - before < 30 * MB
+    first = computed(context)
+    used = resident()
+    llama = library()
+    llama.llama_memory_clear(llama.llama_get_memory(context.handle), True)
+    assert used - resident() > 500 * model.state_bytes_per_token() // 2
+    assert computed(context) == first
+    context.free()
+    model.free()

@@ -327,9 +327,6 @@ class FakeContext:
     def __init__(self, _model: Any, size: context.ContextSize, *_: Any) -> None:
         self.size = size
 
-    def give_back_memory(self) -> None:
-        pass
-
     def free(self) -> None:
         pass
 

@@ -12,7 +12,6 @@ from runtime_stub.engine.kv import KV_TYPES, NEEDS_FLASH_ATTENTION
 from runtime_stub.engine.library import library, recent_problems
 from runtime_stub.engine.messages import EngineSettings
 from runtime_stub.engine.model import Model
-from runtime_stub.engine.pages import added, give_back_zeros, private_memory
 from runtime_stub.errors import EngineError
 
 DEFAULT_CONTEXT = 8192
@@ -133,10 +132,7 @@ class Context:
         parameters.kv_unified = True
         parameters.no_perf = True
         recent_problems()
-        before = private_memory()
         self.handle: Any = llama.llama_init_from_model(model.handle, parameters)
-        self._zeroed = added(before, private_memory())
-        """Memory that is new, as ranges of addresses: most of it is the empty cache."""
         if not self.handle:
             reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
             raise EngineError(f"a context of {size.tokens:,} tokens can't be made: {reason}")
@@ -144,13 +140,14 @@ class Context:
         self._window = model.window
         self.cuttable, self.forgiving = model.cuttable, model.forgiving
         self.batch_size = int(parameters.n_batch)
-        self._batch = llama.llama_batch_init(self.batch_size, 0, 1)
-
-    def give_back_memory(self) -> None:
-        """Let the kernel have what of the cache was never used. Takes some milliseconds the first
-        time, and nothing from then on."""
-        give_back_zeros(self._zeroed)
-        self._zeroed = []
+        self._batch = batch = llama.llama_batch_init(self.batch_size, 0, 1)
+        self._used = 0
+        """Tokens in the batch."""
+        # Every look into the structure makes a new object: once is enough.
+        self._tokens, self._positions, self._outputs = batch.token, batch.pos, batch.logits
+        self._sequences = batch.seq_id[: self.batch_size]
+        for index in range(self.batch_size):
+            batch.n_seq_id[index] = 1
 
     @staticmethod
     def threads_for(settings: EngineSettings, threads: int) -> tuple[int, int]:
@@ -174,27 +171,26 @@ class Context:
 
     def clear_batch(self) -> None:
         """Start a new batch."""
-        self._batch.n_tokens = 0
+        self._used = 0
 
     @property
     def room(self) -> int:
         """How many more tokens the batch takes."""
-        return self.batch_size - int(self._batch.n_tokens)
+        return self.batch_size - self._used
 
     def add(self, token: int, position: int, sequence: int, *, output: bool) -> int:
         """Append a token to the batch; returns its index there."""
-        batch = self._batch
-        index = int(batch.n_tokens)
-        batch.token[index] = token
-        batch.pos[index] = position
-        batch.n_seq_id[index] = 1
-        batch.seq_id[index][0] = sequence
-        batch.logits[index] = output
-        batch.n_tokens = index + 1
+        index = self._used
+        self._tokens[index] = token
+        self._positions[index] = position
+        self._sequences[index][0] = sequence
+        self._outputs[index] = output
+        self._used = index + 1
         return index
 
     def decode(self) -> int:
         """Run the batch: 0 is success, NO_ROOM a full cache, anything else a failure."""
+        self._batch.n_tokens = self._used
         return int(library().llama_decode(self.handle, self._batch))
 
     def keep(self, sequence: int, tokens: int, saved: bytes | None = None) -> int:

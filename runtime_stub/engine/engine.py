@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -91,19 +91,22 @@ class Engine:
         *,
         shelf: Shelf | None = None,
         measures: bool = False,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
         """Start loading the model at `source` in the background, and its `adapters`. `warm` are
         prompts that it has read already; in `prompts` it keeps further ones; the model at `draft`
         guesses ahead for it.
 
         What `settings` leave open is as a measurement on the `shelf` says; if there is none and
-        it `measures`, it does so when it has nothing else to do.
+        it `measures`, it does so when it has nothing else to do. `after_step` is called by the
+        thread that generates, after the events of each step.
         """
         self._warm_sources = tuple(warm)
         self._prompt_folder = prompts
         self._prompts: PromptCache | None = None
         self._shelf = shelf
         self._measures = measures and shelf is not None
+        self._after_step = after_step
         self._rest = REST
         self._source = source
         self._adapter_sources = tuple(adapters)
@@ -349,9 +352,6 @@ class Engine:
     def _turn(self, scheduler: Scheduler | None) -> Scheduler | None:
         """Take in what has arrived (waiting if there is nothing else to do), then step."""
         wait = scheduler is None or scheduler.idle
-        lasts = self._settings.context != FIT_REQUEST  # a context for one request is soon gone
-        if wait and lasts and self._work.empty() and self._context is not None:
-            self._context.give_back_memory()
         while True:
             patience = self._prompts.patience if self._prompts is not None else None
             try:
@@ -380,6 +380,7 @@ class Engine:
             if [_state(file) for file in self._files] != self._file_states:
                 raise PackChangedError(CHANGED, "Start it again")
             scheduler.step()
+            self._after_step()
         return scheduler
 
     def _measure(self, before: Use) -> None:

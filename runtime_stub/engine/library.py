@@ -88,9 +88,13 @@ def recent_problems() -> tuple[str, ...]:
     return lines
 
 
-def native(name: str) -> Any:
-    """A function of our own that was linked into libllama; None where it was not."""
-    return getattr(library()._lib, name, None)  # noqa: SLF001
+def native(name: str, *, quick: bool = False) -> Any:
+    """A function of our own that was linked into libllama; None where it was not. One that is
+    `quick` keeps the interpreter's lock: to hand it over and take it back takes longer."""
+    linked = library()._lib  # noqa: SLF001
+    if quick:
+        linked = ctypes.PyDLL(linked._name, handle=linked._handle)  # noqa: SLF001
+    return getattr(linked, name, None)
 
 
 def _library_name(name: str) -> str:

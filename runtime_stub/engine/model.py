@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from runtime_stub.engine.errors import TooLongError
+from runtime_stub.engine.heap import give_back_freed
 from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.engine.library import library, native, recent_problems
 from runtime_stub.engine.messages import ModelSource
-from runtime_stub.engine.pages import give_back_freed
 from runtime_stub.errors import EngineError, PackChangedError
 
 _LOAD_MODE_MMAP = 1
@@ -45,6 +45,8 @@ class Model:
         going back takes a state that was saved there."""
         self.forgiving = self.cuttable and self.window == 0
         """Whether tokens can be taken back at any time."""
+        self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
         self.adds_bos = bool(llama.llama_vocab_get_add_bos(self.vocabulary))
         self.bos = self._special_text(llama.llama_vocab_bos(self.vocabulary))
         self.eos = self._special_text(llama.llama_vocab_eos(self.vocabulary))
@@ -88,7 +90,13 @@ class Model:
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that `token` stands for; control tokens stand for none, unless `special`
         tokens are to be shown as they are written."""
-        return self._piece(token, special=special)
+        if special:
+            return self._piece(token, special=True)
+        # Asked for each token that is generated: a call into llama.cpp takes ten times as long.
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece(token, special=False)
+        return piece
 
     def control_token(self, text: str) -> int | None:
         """The one token that `text` is written for, None if it takes several."""
@@ -97,7 +105,14 @@ class Model:
 
     def ends_generation(self, token: int) -> bool:
         """Whether the model says with `token` that it has finished."""
-        return bool(library().llama_vocab_is_eog(self.vocabulary, token))
+        ends = self._ends.get(token)
+        if ends is None:
+            ends = self._ends[token] = bool(library().llama_vocab_is_eog(self.vocabulary, token))
+        return ends
+
+    def __contains__(self, token: int) -> bool:
+        """Whether it knows that token."""
+        return 0 <= token < self.vocabulary_size
 
     def metadata(self, key: str) -> str:
         """A metadata value as text, empty when the model has none."""

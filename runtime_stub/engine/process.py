@@ -1,6 +1,6 @@
 """The engine's own process: takes requests from a socket, and gives events to it.
 
-    reader thread  ──> engine.submit ──> the engine's threads ──> writer thread of the socket
+    reader thread  ──> engine.submit ──> the engine's threads ──> socket
     loader thread  ──> loads, tells status and facts until the engine is ready
 
 The parent sends requests only after it was told that the engine is ready. So a death before
@@ -21,7 +21,10 @@ from runtime_stub.engine.messages import (
     Event,
     Failed,
     ModelFacts,
+    Reasoning,
     Status,
+    Text,
+    ToolCall,
 )
 from runtime_stub.engine.wire import Cancel, Close, Connection, Frame, Ping, Start, WireError
 from runtime_stub.errors import EngineError, PackChangedError, SatchelError
@@ -29,26 +32,32 @@ from runtime_stub.errors import EngineError, PackChangedError, SatchelError
 Load = Callable[[Start, Callable[[float], None]], AnyEngine]
 """Makes the engine that a Start asks for, telling how far it is (from 0 to 1) where making it
 takes long before it starts to load. Raises SatchelError."""
+Send = Callable[[Event, int], None]
+"""Sends an event of a request. Raises WireError."""
 
 _REQUESTS = get_args(AnyRequest)
+_PIECES = (Text, Reasoning, ToolCall)
+"""Events that the steps of generating bring forth."""
 _LOOK = 0.1
 """Seconds between looks at the progress of loading."""
 _FLUSH_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
 
 
-def run_engine(connection: Connection, load: Load) -> int:
-    """Serve the parent at the other end until it says Close or is gone.
+def run_engine(connection: Connection, load: Load, *, flushes: bool = False) -> int:
+    """Serve the parent at the other end until it says Close or is gone. What the engine says
+    piece by piece is gathered if it `flushes` the connection after each step.
 
     Returns the exit code: 0, or that of the error which ended the engine; PackChangedError's
     tells the parent not to start another. Threads may still be at work in native code.
     """
-    return _Child(connection, load).run()
+    return _Child(connection, load, flushes=flushes).run()
 
 
 class _Child:
-    def __init__(self, connection: Connection, load: Load) -> None:
+    def __init__(self, connection: Connection, load: Load, *, flushes: bool) -> None:
         self._connection = connection
+        self._send_piece: Send = connection.gather if flushes else connection.send
         self._load = load
         self._engine: AnyEngine | None = None
         self._facts: ModelFacts | None = None
@@ -112,20 +121,22 @@ class _Child:
                 self._tickets[identity] = ticket
 
     def _on_event(self, engine: AnyEngine, identity: int, event: Event) -> None:
+        is_piece = isinstance(event, _PIECES)
         failed = engine.status.state == "failed"
         if failed:
             # It will not answer again: further requests shall wait for the next process.
             self._tell(Status("loading"))
         self._tell_facts(engine)
+        send: Send = self._send_piece if is_piece else self._connection.send
         try:
-            self._connection.send(event, identity)
+            send(event, identity)
         except WireError as error:
             self._connection.send(Failed("engine", f"the answer is lost: {error}"), identity)
             with self._lock:
                 ticket = self._tickets.get(identity)
             if ticket is not None:
                 ticket.cancel()
-        if not isinstance(event, LAST_EVENTS):
+        if is_piece or not isinstance(event, LAST_EVENTS):
             return
         self._changed |= isinstance(event, Failed) and event.kind == "changed"
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from runtime_stub.engine.candidates import Candidates, is_allowed
 from runtime_stub.engine.library import library, recent_problems
 from runtime_stub.engine.messages import Sampling
 from runtime_stub.engine.model import Model
+from runtime_stub.engine.shortlist import MOST, Shortlist, are_there
 from runtime_stub.errors import PromptError
 
 _COLDEST = 1e-5
@@ -65,9 +67,16 @@ class Sampler:
                 raise PromptError(f"llama.cpp refuses the grammar: {reason}")
         if logprobs is not None:
             self._softmax = llama.llama_sampler_init_dist(0)
-        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        for stage in _stages(llama, sampling, model, seed_offset):
-            llama.llama_sampler_chain_add(self._chain, stage)
+        biases = [(token, bias) for token, bias in sampling.logit_bias if token in model]
+        needed = _needed(sampling)
+        self._list: Shortlist | None = None
+        if 0 < needed <= MOST and are_there():
+            self._list = Shortlist(needed, biases)
+        self._listed = _chain(llama, _stages(llama, sampling, model, seed_offset))
+        """What chooses from the list. Of the chain, it is the part behind the bias."""
+        self._chain = self._listed
+        if biases:
+            self._chain = _chain(llama, [_bias(llama, biases, model), self._listed])
 
     def sample(self, context: Any, index: int, candidates: Candidates) -> Choice:
         """Choose a token from the logits of batch position `index`, and remember it.
@@ -76,9 +85,11 @@ class Sampler:
         then would end the process.
         """
         llama = library()
-        if self._grammar is None and self._softmax is None:
+        if self._list is None and self._grammar is None and self._softmax is None:
             return Choice(int(llama.llama_sampler_sample(self._chain, context, index)))
-        token = self._constrained(context, index, candidates)
+        token = self._first_choice(context, index, candidates)
+        if self._grammar is not None and not is_allowed(self._grammar, token):
+            token = self._constrained(context, index, candidates)
         logprob, top = 0.0, ()
         if self._softmax is not None:
             candidates.fill(context, index)
@@ -88,18 +99,22 @@ class Sampler:
             llama.llama_sampler_accept(self._grammar, token)
         return Choice(token, logprob, top)
 
+    def _first_choice(self, context: Any, index: int, candidates: Candidates) -> int:
+        """What it would be without a grammar: going through that with every token is slow, and
+        often the first choice fits."""
+        if self._list is not None:
+            token = self._list.choose(self._listed, context, index)
+            if token is not None:
+                return token
+        library().llama_sampler_apply(self._chain, candidates.fill(context, index))
+        return candidates.chosen
+
     def _constrained(self, context: Any, index: int, candidates: Candidates) -> int:
-        llama = library()
-        # Going through the grammar with every token is slow, and the first choice often fits.
-        llama.llama_sampler_apply(self._chain, candidates.fill(context, index))
-        token = candidates.chosen
-        if self._grammar is None or is_allowed(self._grammar, token):
-            return token
         pointer = candidates.fill(context, index)
-        llama.llama_sampler_apply(self._grammar, pointer)
+        library().llama_sampler_apply(self._grammar, pointer)
         if not candidates.any_allowed:
             raise DeadEndError
-        llama.llama_sampler_apply(self._chain, pointer)
+        library().llama_sampler_apply(self._chain, pointer)
         token = candidates.chosen
         if not is_allowed(self._grammar, token):
             raise DeadEndError
@@ -114,14 +129,43 @@ class Sampler:
         for sampler in (self._chain, self._grammar, self._softmax):
             if sampler:
                 library().llama_sampler_free(sampler)
-        self._chain = self._grammar = self._softmax = None
+        self._chain = self._listed = self._grammar = self._softmax = None
+
+
+def _needed(sampling: Sampling) -> int:
+    """How many of the likeliest tokens, at most, those that the chain chooses among are found in;
+    0 if that can't be said."""
+    if sampling.temperature < _COLDEST:
+        chosen = 1
+    elif sampling.mirostat or sampling.top_n_sigma > 0 or sampling.top_k <= 0:
+        return 0
+    else:
+        chosen = sampling.top_k
+    if sampling.dry_multiplier > 0:
+        return 0
+    if not _penalises(sampling):
+        return chosen
+    # Each of the last tokens may have to make way for another.
+    only_lower = sampling.repeat_penalty >= 1 and not (
+        sampling.frequency_penalty < 0 or sampling.presence_penalty < 0
+    )
+    return chosen + sampling.repeat_last_n if only_lower and sampling.repeat_last_n > 0 else 0
+
+
+def _penalises(sampling: Sampling) -> bool:
+    return (
+        sampling.repeat_penalty != 1.0
+        or sampling.frequency_penalty != 0.0
+        or sampling.presence_penalty != 0.0
+    )
 
 
 def _stages(llama: Any, sampling: Sampling, model: Model, seed_offset: int) -> list[Any]:
-    """The chain in llama.cpp's usual order: bias, penalties, cuts, temperature, choice."""
+    """The chain in llama.cpp's usual order, behind the bias: penalties, cuts, temperature,
+    choice."""
     seed = secrets.randbits(32) if sampling.seed is None else sampling.seed + seed_offset
     seed &= 0xFFFFFFFF
-    stages = [*_bias(llama, sampling, model), *_penalties(llama, sampling, model)]
+    stages = _penalties(llama, sampling, model)
     if sampling.temperature < _COLDEST:
         return [*stages, llama.llama_sampler_init_greedy()]
     if sampling.mirostat:
@@ -148,24 +192,24 @@ def _stages(llama: Any, sampling: Sampling, model: Model, seed_offset: int) -> l
     return [*stages, llama.llama_sampler_init_dist(seed)]
 
 
-def _bias(llama: Any, sampling: Sampling, model: Model) -> list[Any]:
-    size = model.vocabulary_size
-    biases = [(token, bias) for token, bias in sampling.logit_bias if 0 <= token < size]
-    if not biases:
-        return []
+def _chain(llama: Any, stages: Sequence[Any]) -> Any:
+    """Samplers one after the other, as one."""
+    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    for stage in stages:
+        llama.llama_sampler_chain_add(chain, stage)
+    return chain
+
+
+def _bias(llama: Any, biases: Sequence[tuple[int, float]], model: Model) -> Any:
     entries = (llama.llama_logit_bias * len(biases))()
     for entry, (token, bias) in zip(entries, biases, strict=True):
         entry.token, entry.bias = token, bias
-    return [llama.llama_sampler_init_logit_bias(size, len(biases), entries)]
+    return llama.llama_sampler_init_logit_bias(model.vocabulary_size, len(biases), entries)
 
 
 def _penalties(llama: Any, sampling: Sampling, model: Model) -> list[Any]:
     stages = []
-    if (
-        sampling.repeat_penalty != 1.0
-        or sampling.frequency_penalty != 0.0
-        or sampling.presence_penalty != 0.0
-    ):
+    if _penalises(sampling):
         stages.append(
             llama.llama_sampler_init_penalties(
                 model.vocabulary_size,

@@ -13,24 +13,23 @@ that lasts. `request` says which request a message belongs to, 0 for none.
 from __future__ import annotations
 
 import contextlib
-import queue
 import selectors
 import socket
 import struct
-import threading
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
 
 from runtime_stub.engine.messages import AnyRequest, EngineSettings, Event, ModelFacts, Status
+from runtime_stub.engine.outbox import Outbox
 from runtime_stub.errors import EngineError
 
 MAX_MESSAGE = 64 << 20
 """Longest message in bytes."""
 _HEADER = struct.Struct(">IBQ")
 _PIECE = 256 << 10
-"""How much is read at once, and up to where small frames are written together."""
+"""How much is read at once."""
 
 
 @dataclass(frozen=True)
@@ -138,18 +137,24 @@ class Connection:
         self._received = bytearray()
         self._selector = selectors.DefaultSelector()
         self._selector.register(end, selectors.EVENT_READ)
-        self._outbox: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write, name="engine-writer", daemon=True)
-        self._writer.start()
+        self._outbox = Outbox(end)
 
     def send(self, message: Any, request: int = 0) -> None:
-        """Queue a message. Raises WireError as `encode` does; that the other end is gone shows
+        """Send a message. Raises WireError as `encode` does; that the other end is gone shows
         when receiving."""
-        self.send_frame(encode(message, request))
+        self._outbox.send(encode(message, request))
 
     def send_frame(self, frame: bytearray) -> None:
-        """Queue what `encode` returned."""
-        self._outbox.put(frame)
+        """Send what `encode` returned."""
+        self._outbox.send(frame)
+
+    def gather(self, message: Any, request: int = 0) -> None:
+        """Send a message together with the next, or at `flush`. Raises WireError."""
+        self._outbox.gather(encode(message, request))
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        self._outbox.flush()
 
     def receive(self, timeout: float | None = None) -> Frame:
         """The next frame.
@@ -170,9 +175,8 @@ class Connection:
         return frame
 
     def finish(self, timeout: float) -> None:
-        """Wait until what was queued is written; nothing can be sent any more."""
-        self._outbox.put(None)
-        self._writer.join(timeout)
+        """Wait until what was sent is written; nothing can be sent any more."""
+        self._outbox.finish(timeout)
 
     def break_off(self) -> None:
         """Let the other end, and whoever receives at this one, see the end now."""
@@ -185,22 +189,3 @@ class Connection:
         self.finish(10)
         self._selector.close()
         self._socket.close()
-
-    def _write(self) -> None:
-        gone = False
-        while (frame := self._outbox.get()) is not None:
-            ended = False
-            # The tokens of several answers come in one step: they travel in one piece.
-            while len(frame) < _PIECE and not self._outbox.empty():
-                following = self._outbox.get()
-                if following is None:
-                    ended = True
-                    break
-                frame += following
-            try:
-                if not gone:
-                    self._socket.sendall(frame)
-            except OSError:
-                gone = True
-            if ended:
-                return

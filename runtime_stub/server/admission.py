@@ -14,7 +14,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime_stub.engine.pages import give_back_freed
+from runtime_stub.engine.heap import give_back_freed
 from runtime_stub.server.replies import BUSY_SECONDS, MAX_BODY, Problem, Shape, problem_reply
 
 PER_BYTE = 8

@@ -58,6 +58,8 @@ def answer_parent(session: Session, end: socket.socket) -> int:
     from runtime_stub.engine.process import run_engine
     from runtime_stub.engine.wire import Connection
 
+    connection = Connection(end)
+
     def load(start: Start, on_progress: Callable[[float], None]) -> Engine:
         from runtime_stub.engine.engine import Engine
         from runtime_stub.engine.profile import applied
@@ -93,6 +95,7 @@ def answer_parent(session: Session, end: socket.socket) -> int:
             found.draft,
             shelf=shelf,
             measures=alone,
+            after_step=connection.flush,
         )
 
-    return run_engine(Connection(end), load)
+    return run_engine(connection, load, flushes=True)
