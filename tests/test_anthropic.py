@@ -22,7 +22,7 @@ from runtime_stub.engine.messages import (
     Tokens,
     ToolCall,
 )
-from runtime_stub.server import anthropic_replies, bridge
+from runtime_stub.server import bridge
 
 HELLO: list[Event | float] = [PromptRead(10, 4), Text("Hel"), Text("lo"), Finished("stop", USAGE)]
 THOUGHT: list[Event | float] = [
@@ -247,15 +247,16 @@ def test_failure_in_the_middle() -> None:
 
 def test_idle_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.02)
-    monkeypatch.setattr(anthropic_replies, "KEEP_ALIVE_SECONDS", 0.02)
     events: list[Event | float] = [PromptRead(1, 0), 0.1, *HELLO[1:]]
     _start, *pings = events_of(message(scripted(events), stream=True))[:3]
     assert pings == [{"type": "ping"}, {"type": "ping"}]
 
 
 def test_hidden_thinking_keeps_the_stream_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anthropic_replies, "KEEP_ALIVE_SECONDS", 0)
-    documents = events_of(message(scripted(THOUGHT), stream=True))
+    monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.05)
+    thoughts: list[Event | float] = [Reasoning("m"), 0.02]
+    engine = scripted([PromptRead(10, 4), *thoughts * 15, *THOUGHT[2:]])
+    documents = events_of(message(engine, stream=True))
     assert [document["type"] for document in documents[:4]] == ["message_start", *["ping"] * 3]
 
 

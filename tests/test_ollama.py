@@ -26,7 +26,7 @@ from runtime_stub.engine.messages import (
     TokenLogprob,
     ToolCall,
 )
-from runtime_stub.server import bridge, ollama_replies
+from runtime_stub.server import bridge
 
 HELLO: list[Event | float] = [PromptRead(10, 4), Text("Hel"), Text("lo"), Finished("stop", USAGE)]
 THOUGHT: list[Event | float] = [Reasoning("Hm."), Text("Yes"), Finished("stop", USAGE)]
@@ -520,15 +520,16 @@ def test_failure_in_the_middle() -> None:
 
 def test_idle_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.02)
-    monkeypatch.setattr(ollama_replies, "KEEP_ALIVE_SECONDS", 0.02)
     events: list[Event | float] = [PromptRead(1, 0), 0.1, *HELLO[1:]]
     first, *_rest, last = lines_of(chat(scripted(events)))
     assert (first["message"]["content"], first["done"], last["done"]) == ("", False, True)
 
 
 def test_hidden_thinking_keeps_the_stream_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ollama_replies, "KEEP_ALIVE_SECONDS", 0)
-    first, *_rest = lines_of(chat(scripted(THOUGHT), think=False))
+    monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.05)
+    thoughts: list[Event | float] = [Reasoning("m"), 0.02]
+    engine = scripted([PromptRead(10, 4), *thoughts * 15, *THOUGHT[2:]])
+    first, *_rest = lines_of(chat(engine, think=False))
     assert first["message"] == {"role": "assistant", "content": ""}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -155,8 +156,27 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "PATIENCE", 40)
 
 
-@pytest.fixture
-def make() -> Iterator[Make]:
+@contextlib.contextmanager
+def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop in a thread of its own."""
+    loop = asyncio.SelectorEventLoop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture(params=["thread", "loop"])
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes engines, whose sinks are called in a thread or in an event loop."""
+    with contextlib.ExitStack() as around:
+        loop = around.enter_context(running_loop()) if request.param == "loop" else None
+        yield from made_in(loop)
+
+
+def made_in(loop: asyncio.AbstractEventLoop | None) -> Iterator[Make]:
     made: list[Made] = []
 
     def start(*scripts: str, errors: int = 0, **settings: float) -> Made:
@@ -164,6 +184,7 @@ def make() -> Iterator[Make]:
         scripted.errors = errors
         options = EngineSettings(**settings)  # type: ignore[arg-type]
         engine = RemoteEngine(scripted, "model", options, on_stop=said.append)
+        engine.listen_in(loop)
         made.append((engine, scripted))
         return made[-1]
 

@@ -21,9 +21,9 @@ from runtime_stub.engine.wire import (
     Close,
     Connection,
     Frame,
+    Inbox,
     WireError,
     encode,
-    take,
 )
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
@@ -80,19 +80,17 @@ def test_every_message_comes_as_it_went(kind: type) -> None:
     @settings(max_examples=20, deadline=None, database=None)
     @given(values(kind), st.integers(0, 2**64 - 1))
     def check(message: Any, request: int) -> None:
-        received = encode(message, request) + b"more"
-        frame = take(received)
-        assert frame is not None
+        inbox = Inbox()
+        (frame,) = inbox.add(encode(message, request) + b"more")
         assert (frame.kind, frame.request, frame.message()) == (kind, request, message)
-        assert received == b"more"
+        assert inbox._rest == b"more"
 
     check()
 
 
 def test_whole_numbers_pass_for_floats() -> None:
     """As they come out of JSON."""
-    frame = take(encode(Request(sampling=Sampling(temperature=1))))
-    assert frame is not None
+    (frame,) = Inbox().add(encode(Request(sampling=Sampling(temperature=1))))
     assert frame.message().sampling.temperature == 1.0
 
 
@@ -124,8 +122,7 @@ def test_too_deep() -> None:
 def test_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "MAX_MESSAGE", 1 << 20)
     longest = "x" * ((1 << 20) - 100)
-    frame = take(encode(Text(longest)))
-    assert frame is not None
+    (frame,) = Inbox().add(encode(Text(longest)))
     assert frame.message() == Text(longest)
     with pytest.raises(WireError, match="1 MiB is the limit"):
         encode(Text("x" * (1 << 20)))
@@ -153,20 +150,22 @@ def test_bodies_are_read_strictly(kind: type, body: bytes) -> None:
     "header", [(wire.MAX_MESSAGE + 1, 0, 0), (2**32 - 1, 0, 0), (0, len(TYPES), 0), (0, 255, 0)]
 )
 def test_headers_that_are_none(header: tuple[int, int, int]) -> None:
+    frames = Inbox().add(encode(Cancel(), 7) + struct.pack(">IBQ", *header))
+    assert next(frames).request == 7
     with pytest.raises(WireError, match="no frame"):
-        take(bytearray(struct.pack(">IBQ", *header)))
+        next(frames)
 
 
-def test_frames_in_pieces() -> None:
+@pytest.mark.parametrize("size", [1, 2, 7, 20, 50, 1000])
+def test_frames_in_pieces(size: int) -> None:
     whole = encode(Text("a"), 1) + encode(Cancel(), 2) + encode(Text("b" * 300), 3)
-    received = bytearray()
+    inbox = Inbox()
     seen = []
-    for byte in whole:
-        received.append(byte)
-        while (frame := take(received)) is not None:
+    for start in range(0, len(whole), size):
+        for frame in inbox.add(whole[start : start + size]):
             seen.append((frame.request, frame.message()))
     assert seen == [(1, Text("a")), (2, Cancel()), (3, Text("b" * 300))]
-    assert not received
+    assert not inbox._rest
 
 
 class TestConnection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from runtime_stub.engine import parse
 from runtime_stub.engine.messages import Event, Reasoning, Text, TokenLogprob, ToolCall
@@ -39,18 +39,15 @@ class Answer:
         """The stop string that has ended it."""
         return self._text.stopped_by
 
-    def feed(self, data: bytes, logprob: TokenLogprob | None) -> Iterable[Event]:
+    def feed(self, data: bytes, logprob: TokenLogprob | None) -> Iterator[Event]:
         """What can be told after one more token."""
-        text = self._text.feed(data)
         if logprob is not None:
             self._logprobs.append(logprob)
-        elif self._parser is None:  # nearly always
-            return (Text(text, self._choice),) if text else ()
-        return self._events(text, final=False)
+        yield from self._events(self._text.feed(data), final=False)
 
-    def finish(self) -> Iterable[Event]:
+    def finish(self) -> Iterator[Event]:
         """The rest."""
-        return self._events(self._text.finish(), final=True)
+        yield from self._events(self._text.finish(), final=True)
 
     def _events(self, text: str, *, final: bool) -> Iterator[Event]:
         if self._parser is None:

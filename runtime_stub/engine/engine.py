@@ -61,8 +61,6 @@ _LONGEST_REST = 600.0
 FIT_ANSWER = 2048
 """Room for the answer, in tokens, where a request names no limit and the context fits it."""
 CHANGED = "the pack was changed while it was running"
-_LOOK = 0.1
-"""Seconds between looks at the files while tokens are generated."""
 _CLOSED = "the engine is shutting down"
 _KEEP_SECONDS = 3.0
 """How long closing may take to write prompts that are worth keeping."""
@@ -115,12 +113,9 @@ class Engine:
         self._draft_source = draft if settings.drafts else None
         self._files = [source, *([self._draft_source] if self._draft_source else [])]
         self._file_states = [_state(file) for file in self._files]
-        self._next_look = 0.0
         self._settings = settings
         self._status = Status("loading")
         self._facts: ModelFacts | None = None
-        self._readable = threading.Event()
-        """Set when the model's vocabulary can be used, or never will be."""
         self._settled = threading.Event()
         self._lock = threading.Lock()
         self._closing = False
@@ -194,20 +189,25 @@ class Engine:
 
     def _run_intake(self) -> None:
         builder: PromptBuilder | None = None
-        # While the model loads and its context is made in the other thread; a failure is told to
-        # each job.
-        with contextlib.suppress(Exception):
-            builder = self._early_builder()
+        # Imported while the model loads in the other thread; a failure is told to each job.
+        with contextlib.suppress(ImportError):
+            import runtime_stub.engine.prompt
+            import runtime_stub.engine.scheduler  # noqa: F401
         while (job := self._intake.get()) is not None:
             try:
+                from runtime_stub.engine.prompt import PromptBuilder
+
                 self._settled.wait()
                 if self._status.state != "ready":
                     kind = "engine" if self._status.state == "failed" else "closed"
                     job.send(Failed(kind, self._status.message or _CLOSED))
                     continue
                 if builder is None:
-                    builder = self._make_builder()
-                if not self._facts or not self._facts.template:
+                    context = self._context  # None when it is to fit each request
+                    most = context.size.tokens if context else self._model.trained_context
+                    builder = PromptBuilder(
+                        self._model, self._settings.template, most, self._settings.examples
+                    )
                     self._note(template=builder.origin)
                 if self._prepare(builder, job):
                     continue
@@ -222,21 +222,6 @@ class Engine:
                 job.send(Failed("prompt", f"the prompt can't be read: {error!r}"))
                 continue
             self._work.put(job)
-
-    def _early_builder(self) -> PromptBuilder | None:
-        import runtime_stub.engine.prompt
-        import runtime_stub.engine.scheduler  # noqa: F401
-
-        self._readable.wait()
-        ended = self._status.state in ("failed", "closed")
-        return None if ended else self._make_builder()
-
-    def _make_builder(self) -> PromptBuilder:
-        from runtime_stub.engine.prompt import PromptBuilder
-
-        return PromptBuilder(
-            self._model, self._settings.template, self._most, self._settings.examples
-        )
 
     def _prepare(self, builder: PromptBuilder, job: Job) -> bool:
         """Do what needs no context; whether that was all."""
@@ -271,7 +256,6 @@ class Engine:
             return
         finally:
             self._settled.set()
-            self._readable.set()
         scheduler: Scheduler | None = None
         try:
             while not self._closing:
@@ -327,12 +311,8 @@ class Engine:
             hardware = replace(hardware, memory_available=hardware.memory_available - taken)
         self._context: Context | None = None
         self._embedder: Embedder | None = None
-        self._most = self._model.trained_context  # when it is to fit each request
         if self._settings.context != FIT_REQUEST:
-            size = choose_context(self._model, self._settings, hardware)
-            self._most = size.tokens
-            self._readable.set()
-            self._make_context(size)
+            self._make_context(choose_context(self._model, self._settings, hardware))
         self._note()
         self._status = Status("ready", progress=1.0)
 
@@ -372,7 +352,7 @@ class Engine:
     def _turn(self, scheduler: Scheduler | None) -> Scheduler | None:
         """Take in what has arrived (waiting if there is nothing else to do), then step."""
         wait = scheduler is None or scheduler.idle
-        while wait or not self._work.empty():
+        while True:
             patience = self._prompts.patience if self._prompts is not None else None
             try:
                 before = read_use() if self._measures and wait and patience is None else None
@@ -396,19 +376,12 @@ class Engine:
             if self._prompts is not None:
                 self._prompts.note()
         if scheduler is not None:
-            self._look_at_files()
+            # Weights are read from the file as they are needed: changed ones mean nonsense.
+            if [_state(file) for file in self._files] != self._file_states:
+                raise PackChangedError(CHANGED, "Start it again")
             scheduler.step()
             self._after_step()
         return scheduler
-
-    def _look_at_files(self) -> None:
-        """Weights are read from the file as they are needed: changed ones mean nonsense."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + _LOOK
-        if [_state(file) for file in self._files] != self._file_states:
-            raise PackChangedError(CHANGED, "Start it again")
 
     def _measure(self, before: Use) -> None:
         """Nobody has asked anything since `before`: find out what runs best here. Not while

@@ -13,7 +13,7 @@ from runtime_stub.engine.errors import TooLongError
 from runtime_stub.engine.heap import give_back_freed
 from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.engine.kv import KV_TYPES
-from runtime_stub.engine.library import library, native, quietly, recent_problems
+from runtime_stub.engine.library import library, native, recent_problems
 from runtime_stub.engine.messages import ModelSource
 from runtime_stub.errors import EngineError, PackChangedError
 
@@ -23,8 +23,6 @@ _LONG = 256 << 10
 _USUAL = 8
 """Bytes a token: shorter texts are tokenised without a look at the vocabulary."""
 _POOLING_RANK = 4
-_SOON = 512 << 20
-"""Bytes of a model that is loaded before anybody could wish to be told how far it is."""
 
 
 class Model:
@@ -205,9 +203,8 @@ def load_model(
     """Map the model at `source`, or only read its vocabulary. With `repack`, weights are copied
     into an order of the processor's: beside the mapped ones, which takes their memory again.
 
-    `on_progress` gets the fraction that is loaded and returns whether to go on; it is not asked
-    for a small model. Raises EngineError with llama.cpp's own reason when the model can't be
-    loaded.
+    `on_progress` gets the fraction that is loaded and returns whether to go on. Raises
+    EngineError with llama.cpp's own reason when the model can't be loaded.
     """
     llama = library()
     parameters = llama.llama_model_default_params()
@@ -215,23 +212,18 @@ def load_model(
     parameters.vocab_only = vocabulary_only
     parameters.load_mode = _LOAD_MODE_MMAP
     parameters.use_extra_bufts = repack
-    # Called for each tensor, and each time it waits for its turn among Python's threads.
     callback = llama.llama_progress_callback(lambda fraction, _: on_progress(fraction))
-    if source.length > _SOON:
-        parameters.progress_callback = callback
+    parameters.progress_callback = callback
     map_window = native("satchel_map_window")
-
-    def load() -> Any:
-        with opened_stream(source) as stream:
-            try:
-                if map_window is not None:
-                    map_window(ctypes.c_uint64(source.offset), ctypes.c_uint64(source.length))
-                return llama.llama_model_load_from_file_ptr(stream, parameters)
-            finally:
-                if map_window is not None:
-                    map_window(ctypes.c_uint64(0), ctypes.c_uint64(0))
-
-    handle = quietly(load)
+    recent_problems()
+    with opened_stream(source) as stream:
+        try:
+            if map_window is not None:
+                map_window(ctypes.c_uint64(source.offset), ctypes.c_uint64(source.length))
+            handle = llama.llama_model_load_from_file_ptr(stream, parameters)
+        finally:
+            if map_window is not None:
+                map_window(ctypes.c_uint64(0), ctypes.c_uint64(0))
     if not handle:
         reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
         raise EngineError(

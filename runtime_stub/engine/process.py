@@ -44,17 +44,14 @@ _FLUSH_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
 
 
-def run_engine(
-    connection: Connection, load: Load, start: Start | None = None, *, flushes: bool = False
-) -> int:
-    """Serve the parent at the other end until it says Close or is gone. What to load, its first
-    frame says; or `start`, where that is known before. What the engine says piece by piece is
-    gathered if it `flushes` the connection after each step.
+def run_engine(connection: Connection, load: Load, *, flushes: bool = False) -> int:
+    """Serve the parent at the other end until it says Close or is gone. What the engine says
+    piece by piece is gathered if it `flushes` the connection after each step.
 
     Returns the exit code: 0, or that of the error which ended the engine; PackChangedError's
     tells the parent not to start another. Threads may still be at work in native code.
     """
-    return _Child(connection, load, flushes=flushes).run(start)
+    return _Child(connection, load, flushes=flushes).run()
 
 
 class _Child:
@@ -71,27 +68,21 @@ class _Child:
         self._ends: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         """The exit code, when it is time; None when nobody is left to be told anything."""
 
-    def run(self, start: Start | None) -> int:
-        if start is not None:
-            self._begin(start)
-        reader = threading.Thread(target=self._read, args=(start,), name="reader", daemon=True)
-        reader.start()
+    def run(self) -> int:
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
         code = self._ends.get()
         if code is None:
             return 0
         self._connection.finish(_FLUSH_SECONDS)
         return code
 
-    def _begin(self, start: Start) -> None:
-        threading.Thread(target=self._start, args=(start,), name="loader", daemon=True).start()
-
-    def _read(self, start: Start | None) -> None:
+    def _read(self) -> None:
         try:
-            if start is None:
-                frame = self._connection.receive()
-                if frame.kind is not Start:
-                    raise WireError(f"a {frame.kind.__name__} came before the start")
-                self._begin(frame.message())
+            frame = self._connection.receive()
+            if frame.kind is not Start:
+                raise WireError(f"a {frame.kind.__name__} came before the start")
+            start: Start = frame.message()
+            threading.Thread(target=self._start, args=(start,), name="loader", daemon=True).start()
             while True:
                 self._take(self._connection.receive())
         except EOFError:
@@ -131,7 +122,11 @@ class _Child:
 
     def _on_event(self, engine: AnyEngine, identity: int, event: Event) -> None:
         is_piece = isinstance(event, _PIECES)
-        failed = not is_piece and self._tell_state(engine)
+        failed = engine.status.state == "failed"
+        if failed:
+            # It will not answer again: further requests shall wait for the next process.
+            self._tell(Status("loading"))
+        self._tell_facts(engine)
         send: Send = self._send_piece if is_piece else self._connection.send
         try:
             send(event, identity)
@@ -141,19 +136,8 @@ class _Child:
                 ticket = self._tickets.get(identity)
             if ticket is not None:
                 ticket.cancel()
-        if not is_piece and isinstance(event, LAST_EVENTS):
-            self._note_end(identity, event, failed=failed)
-
-    def _tell_state(self, engine: AnyEngine) -> bool:
-        """Tell the parent whether the engine has failed, and new facts; whether it has."""
-        failed = engine.status.state == "failed"
-        if failed:
-            # It will not answer again: further requests shall wait for the next process.
-            self._tell(Status("loading"))
-        self._tell_facts(engine)
-        return failed
-
-    def _note_end(self, identity: int, event: Event, *, failed: bool) -> None:
+        if is_piece or not isinstance(event, LAST_EVENTS):
+            return
         self._changed |= isinstance(event, Failed) and event.kind == "changed"
         with self._lock:
             self._tickets.pop(identity, None)

@@ -1,7 +1,8 @@
 """An engine in a process of its own: an abort in native code costs the requests in flight.
 
     submit ──> held until the engine is ready ──> writer thread ──┐ socket  process.py
-    sinks  <── supervisor thread: starts, listens, starts anew <──┘
+    sinks  <── supervisor thread: starts, listens, starts anew <──┤
+    sinks  <── event loop, where there is one (`listen_in`)    <──┘
 
 A process that ends is replaced at once, and again after growing pauses while its successors
 end before they get to work. A model that can't be loaded or was changed is not tried again.
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import get_args
 
 from runtime_stub.engine.interface import Sink, answer
+from runtime_stub.engine.loan import EventLoop
 from runtime_stub.engine.messages import (
     LAST_EVENTS,
     AnyRequest,
@@ -42,7 +44,7 @@ _LOOK = 1.0
 """Seconds between looks at the requests that wait for the engine."""
 _GRACE = 2.0
 """Seconds that a process gets to end before it is made to."""
-_EVENTS = get_args(Event)
+_EVENTS = frozenset(get_args(Event))
 _CLOSED = "the engine is shutting down"
 _CHANGED = Failed("changed", PackChangedError.meaning, "Start it again")
 
@@ -65,8 +67,7 @@ class RemoteEngine:
         begun: Begun | None = None,
     ) -> None:
         """Start the process, and loading the pack's `model` there, in the background; `stay`
-        may say that it comes later, and leaves again. With `begun`, the first is that one; what
-        it knows to load must be the same.
+        may say that it comes later, and leaves again. With `begun`, the first is that one.
 
         `on_stop` is told, in words, of each process that ended unasked.
         """
@@ -92,6 +93,8 @@ class RemoteEngine:
         self._closing = False
         self._requests = Register()
         self._identities = itertools.count(1)
+        self._loop: EventLoop | None = None
+        """Reads what the process says, if it is not the supervisor."""
         self._worker: Worker | None = None
         # The process ends with the thread that started it: one that stays until the end.
         self._supervisor = threading.Thread(target=self._supervise, name="engine", daemon=True)
@@ -193,6 +196,14 @@ class RemoteEngine:
             entry.send(refusal)
         return RemoteTicket(lambda: self._cancel(entry))
 
+    def listen_in(self, loop: EventLoop | None) -> None:
+        """Have sinks called in an event loop, from soon on, which saves a change of threads for
+        each event; None has them called in a thread again. A loop that ends is left by itself."""
+        with self._changed:
+            self._loop = loop
+            if loop is None and self._worker is not None:
+                self._worker.take_back()
+
     def answer(self, request: AnyRequest) -> Iterator[Event]:
         """The events of one request. Leaving the loop early cancels it."""
         return answer(self, request)
@@ -200,6 +211,7 @@ class RemoteEngine:
     def close(self, timeout: float = 10.0) -> None:
         """End the process: asked to, after `timeout` seconds told to, then killed. Requests
         in flight fail at once."""
+        self.listen_in(None)  # which may be waiting here
         with self._changed:
             self._closing = True
             if self._refusal is None:
@@ -286,7 +298,7 @@ class RemoteEngine:
                 worker.ask_to_end()
         patience, reason = _GRACE, ""
         try:
-            worker.listen(_LOOK, self._take, self._look)
+            worker.listen(_LOOK, self._take, self._look, lambda: self._loop)
         except WireError:
             patience = 0.0
         except HungError as error:
@@ -313,7 +325,7 @@ class RemoteEngine:
 
     def _take(self, frame: Frame) -> None:
         message = frame.message()
-        if isinstance(message, _EVENTS):
+        if frame.kind in _EVENTS:
             self._pass_on(frame.request, message)
         elif isinstance(message, ModelFacts):
             self._facts = message

@@ -16,6 +16,7 @@ import contextlib
 import selectors
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -75,8 +76,7 @@ class WireError(EngineError):
     """A message that can't be sent, or bytes that are none."""
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """A frame as it came; its message is not looked at before it is asked for."""
 
     kind: type
@@ -109,22 +109,37 @@ def encode(message: Any, request: int = 0) -> bytearray:
     return frame
 
 
-def take(received: bytearray) -> Frame | None:
-    """Remove the first frame from `received`; None while it is not complete.
+class Inbox:
+    """Cuts what was received into frames."""
 
-    Raises WireError when there can't be one.
-    """
-    if len(received) < _HEADER.size:
-        return None
-    length, code, request = _HEADER.unpack_from(received)
-    if length > MAX_MESSAGE or code >= len(TYPES):
-        raise WireError("what came is no frame")
-    end = _HEADER.size + length
-    if len(received) < end:
-        return None
-    body = bytes(memoryview(received)[_HEADER.size : end])
-    del received[:end]
-    return Frame(TYPES[code], request, body)
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def add(self, received: bytes | bytearray) -> Iterator[Frame]:
+        """The frames that are complete now. Take them all; the rest waits for more.
+
+        Raises WireError for what can't be one, after those that came before it.
+        """
+        data = received
+        if self._rest:
+            self._rest += received
+            data = self._rest
+        place, size = 0, len(data)
+        try:
+            while size - place >= _HEADER.size:
+                length, code, request = _HEADER.unpack_from(data, place)
+                if length > MAX_MESSAGE or code >= len(TYPES):
+                    raise WireError("what came is no frame")
+                start, end = place + _HEADER.size, place + _HEADER.size + length
+                if end > size:
+                    return
+                place = end
+                yield Frame(TYPES[code], request, bytes(data[start:end]))
+        finally:
+            if data is self._rest:
+                del self._rest[:place]
+            elif place < size:
+                self._rest += data[place:]
 
 
 class Connection:
@@ -134,7 +149,9 @@ class Connection:
     def __init__(self, end: socket.socket) -> None:
         """Take over a connected stream socket."""
         self._socket = end
-        self._received = bytearray()
+        self._inbox = Inbox()
+        self._frames: Iterator[Frame] = iter(())
+        """Those that `receive` has not returned yet."""
         self._selector = selectors.DefaultSelector()
         self._selector.register(end, selectors.EVENT_READ)
         self._outbox = Outbox(end)
@@ -156,23 +173,39 @@ class Connection:
         """Send what was gathered."""
         self._outbox.flush()
 
+    def fileno(self) -> int:
+        """The descriptor of the socket, to wait at."""
+        return self._socket.fileno()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until `arrived` does not have to; False when nothing came for `timeout` seconds."""
+        return bool(self._selector.select(timeout))
+
+    def arrived(self) -> Iterator[Frame]:
+        """The frames that are complete now, after reading what there is. Take them all.
+
+        Raises EOFError when the other end is gone (a frame cut short by that is none), and, from
+        the iterator, WireError for what is no frame.
+        """
+        try:
+            data = self._socket.recv(_PIECE)
+        except OSError:
+            data = b""
+        if not data:
+            raise EOFError
+        return self._inbox.add(data)
+
     def receive(self, timeout: float | None = None) -> Frame:
         """The next frame.
 
-        Raises EOFError when the other end is gone (a frame cut short by that is none),
-        TimeoutError when nothing came for `timeout` seconds, WireError for what is no frame.
+        Raises TimeoutError when nothing came for `timeout` seconds, the rest as `arrived`.
         """
-        while (frame := take(self._received)) is None:
-            if timeout is not None and not self._selector.select(timeout):
+        while True:
+            for frame in self._frames:
+                return frame
+            if timeout is not None and not self.wait(timeout):
                 raise TimeoutError
-            try:
-                data = self._socket.recv(_PIECE)
-            except OSError:
-                data = b""
-            if not data:
-                raise EOFError
-            self._received += data
-        return frame
+            self._frames = self.arrived()
 
     def finish(self, timeout: float) -> None:
         """Wait until what was sent is written; nothing can be sent any more."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from runtime_stub.engine.loan import EventLoop, Loan
 from runtime_stub.engine.pulse import Pulse
 from runtime_stub.engine.wire import Close, Connection, Frame, Ping, Start
 
@@ -36,8 +37,6 @@ class Begun:
 
     process: Process
     end: socket.socket
-    knows: bool = False
-    """Whether it knows already what to load."""
 
 
 def begin(start: StartProcess) -> Begun:
@@ -59,11 +58,12 @@ class Worker:
     """One process, from its start to its end."""
 
     def __init__(self, begun: Begun, first: Start) -> None:
-        """Say `first` to it, unless it knows."""
+        """Say `first` to it."""
         self._process = begun.process
         self._connection = Connection(begun.end)
-        if not begun.knows:
-            self._connection.send(first)
+        self._connection.send(first)
+        self._loan: Loan | None = None
+        """Set while an event loop reads the connection."""
         self.worked = False
         """Whether it was given a request."""
 
@@ -81,28 +81,57 @@ class Worker:
         self._connection.send(Close())
 
     def listen(
-        self, look: float, on_frame: Callable[[Frame], None], on_silence: Callable[[], None]
+        self,
+        look: float,
+        on_frame: Callable[[Frame], None],
+        on_silence: Callable[[], None],
+        loop: Callable[[], EventLoop | None] = lambda: None,
     ) -> None:
         """Take in what it says until it is gone; after `look` seconds without a word
         `on_silence` is called.
 
-        Raises WireError for nonsense and HungError when it says nothing any more.
+        `loop` says, now and then, where it is read: in that event loop, which calls `on_frame`
+        then, or in this thread. Raises WireError for nonsense and HungError when it says nothing
+        any more.
         """
         pulse = Pulse()
-        while True:
-            try:
-                frame = self._connection.receive(look)
-            except TimeoutError:
+        try:
+            while True:
+                if self._loan is None and (found := loop()) is not None and not found.is_closed():
+                    self._loan = Loan(self._connection, found, on_frame)
+                    if loop() is None:  # since then; `take_back` may have come too early
+                        self._loan.end()
+                if self._hear(look, on_frame):
+                    pulse.heard()
+                    continue
                 if pulse.missed():
                     self.say(Ping())
                 if pulse.lost:
-                    raise HungError("the engine did not respond any more and was ended") from None
+                    raise HungError("the engine did not respond any more and was ended")
                 on_silence()
-                continue
-            except EOFError:
-                return
+        except EOFError:
+            return
+        finally:
+            if self._loan is not None:
+                self._loan.settle()
+
+    def _hear(self, look: float, on_frame: Callable[[Frame], None]) -> bool:
+        """Whether it said anything for a while. Raises EOFError when it is gone."""
+        if self._loan is not None:
+            heard = self._loan.wait(look)
+            if self._loan.is_over:
+                self._loan = None
+            return heard
+        if not self._connection.wait(look):
+            return False
+        for frame in self._connection.arrived():
             on_frame(frame)
-            pulse.heard()
+        return True
+
+    def take_back(self) -> None:
+        """Read it in the thread that listens, from now on; `loop` must say so before."""
+        if (loan := self._loan) is not None:
+            loan.end()
 
     def reap(self, patience: float) -> int:
         """Give the connection up and wait for the end, after `patience` seconds by force; the

@@ -73,7 +73,7 @@ class _Handlers:
         with Events(served.engine, request) as events:
             if body.stream:
                 first = await events.next(http)
-                return Stream(events, replies.events(events.stream(first)), SSE)
+                return Stream(events, first, replies)
             return json(replies.whole(await events.answer(http)))
 
     async def count_tokens(self, http: HttpRequest) -> Response:

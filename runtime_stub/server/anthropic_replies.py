@@ -7,8 +7,7 @@ message_delta (stop reason and usage), message_stop
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -33,7 +32,6 @@ from runtime_stub.server.anthropic_types import (
     TokenUsage,
     ToolUseBlock,
 )
-from runtime_stub.server.bridge import KEEP_ALIVE_SECONDS
 from runtime_stub.server.replies import Problem, problem_of, sse
 
 _PING: dict[str, Any] = {"type": "ping"}
@@ -65,6 +63,8 @@ class Replies:
         self._identity = identity
         self._model = model
         self._thinking = thinking
+        self._begun = False
+        self._blocks = _Blocks()
 
     def whole(self, answer: Answer) -> MessageReply:
         """The answer as one message."""
@@ -78,27 +78,21 @@ class Replies:
         reason = stop_reason(choice.reason, choice.stop)
         return self._message(content, reason, answer.usage, choice.stop)
 
-    async def events(self, events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
-        """The answer as server-sent events."""
-        blocks = _Blocks()
-        begun = False
-        due = time.monotonic() + KEEP_ALIVE_SECONDS
-        async for event in events:
-            documents: list[dict[str, Any]] = []
-            if not begun:
-                begun = True
-                documents += self._start(event)
-            if isinstance(event, Failed):
-                documents.append(msgspec.to_builtins(error_reply(problem_of(event))))
-            elif event is not None and not (isinstance(event, Reasoning) and not self._thinking):
-                documents += blocks.add(event)
-            if isinstance(event, Finished):
-                documents += _end(event)
-            if not documents and time.monotonic() >= due:
-                documents.append(_PING)
-            for document in documents:
-                due = time.monotonic() + KEEP_ALIVE_SECONDS
-                yield sse(document, document["type"])
+    def take(self, event: Event | None) -> bytes:
+        """The server-sent events of a stream that tell of an event."""
+        documents: list[dict[str, Any]] = []
+        if not self._begun:
+            self._begun = True
+            documents += self._start(event)
+        if isinstance(event, Failed):
+            documents.append(msgspec.to_builtins(error_reply(problem_of(event))))
+        elif event is None:
+            documents.append(_PING)
+        elif self._thinking or not isinstance(event, Reasoning):
+            documents += self._blocks.add(event)
+        if isinstance(event, Finished):
+            documents += _end(event)
+        return b"".join(sse(document, document["type"]) for document in documents)
 
     def _start(self, first: Event | None) -> list[dict[str, Any]]:
         read = first if isinstance(first, PromptRead) else PromptRead(0, 0)

@@ -1,27 +1,28 @@
-"""From the engine's threads into the event loop, and back when a client leaves.
+"""From the engine into the event loop, and back when a client leaves.
 
 with Events(engine, request) as events:            # an exception cancels the request
     if stream:
         first = await events.next(http)            # problems still get a status of their own
-        return Stream(events, pieces(events.stream(first)), "text/event-stream")
+        return Stream(events, first, pieces)
     return json(document_of(await events.answer(http)))
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from runtime_stub.engine.messages import LAST_EVENTS, AnyRequest, Event, Failed
+from runtime_stub.engine.remote import RemoteEngine
 from runtime_stub.server.answer import Answer
 from runtime_stub.server.joined import submit_all
 from runtime_stub.server.replies import ClientGoneError, problem_of
@@ -42,18 +43,35 @@ KEEP_ALIVE = b": waiting\n\n"
 T = TypeVar("T")
 
 
+def listen_here(engines: Iterable[RemoteEngine]) -> None:
+    """Have the running event loop read what the engines say, where it can."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        for engine in engines:
+            engine.listen_in(loop)
+
+
 class _Post:
-    """Carries events into a loop: all that come before it has woken up wake it once."""
+    """Carries events into a loop: all that other threads send before it has woken up wake it
+    once, and what comes in the loop itself is there at once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Of the loop that runs."""
         self._wake = loop.call_soon_threadsafe
+        self._thread = threading.get_ident()
         self._waiting: deque[tuple[Events, Event]] = deque()
         self._due = False
 
     def send(self, to: Events, event: Event) -> None:
         """From any thread. Raises RuntimeError when the loop is closed."""
+        here = threading.get_ident() == self._thread
+        if here and not self._waiting:
+            to.put(event)
+            return
         self._waiting.append((to, event))
-        if not self._due:
+        if here:
+            self._deliver()
+        elif not self._due:
             self._due = True
             self._wake(self._deliver)
 
@@ -68,21 +86,82 @@ class _Post:
 _posts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Post] = weakref.WeakKeyDictionary()
 
 
+class _Bell:
+    """Wakes the one task that waits for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._rung = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._patience = 0.0
+        """When the waiter has waited for long enough, on the loop's clock."""
+
+    def ring(self, error: Exception | None = None) -> None:
+        """Wake it, or who waits next; with what went wrong, if anything did."""
+        self._rung = True
+        self._error = self._error or error
+        self._wake()
+
+    def be_patient(self, seconds: float) -> None:
+        """From now on, so many seconds are long enough."""
+        self._patience = self._loop.time() + seconds
+
+    async def wait(self) -> bool:
+        """Wait until it was rung; False when that took too long. Raises what went wrong."""
+        # A queue and a timeout of the libraries' take several times as long.
+        if not self._rung:
+            self._waiter = self._loop.create_future()
+            if self._alarm is None or self._alarm.when() > self._patience:
+                self._set_alarm()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._error is not None:
+            raise self._error
+        rung, self._rung = self._rung, False
+        return rung
+
+    def stop(self) -> None:
+        """Nobody waits any more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _set_alarm(self) -> None:
+        self.stop()
+        self._alarm = self._loop.call_at(self._patience, self._look)
+
+    def _look(self) -> None:
+        """One alarm lasts for many events: see whether those have put it off."""
+        self._alarm = None
+        if self._waiter is None:
+            return
+        if self._loop.time() < self._patience:
+            self._set_alarm()
+        else:
+            self._wake()
+
+
 class Events:
     """The events of one request, or of several that are answered as one (see `joined`)."""
 
     def __init__(self, engine: Engine, *requests: AnyRequest) -> None:
         """Submit them."""
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        self.bell = _Bell(loop)
+        """Rung when an event has arrived that nobody takes."""
         self._arrived: deque[Event] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._alarm: asyncio.TimerHandle | None = None
-        self._patience = 0.0
-        """When the waiter has waited for long enough, on the loop's clock."""
-        self._next_look = time.monotonic() + LOOK_SECONDS
+        self._take: Callable[[Event], object] | None = None
         cancel: Callable[[], None] = lambda: None  # noqa: E731
 
-        post = _posts.get(self._loop) or _posts.setdefault(self._loop, _Post(self._loop))
+        post = _posts.get(loop) or _posts.setdefault(loop, _Post(loop))
 
         def sink(event: Event) -> None:
             try:
@@ -105,87 +184,76 @@ class Events:
         # request has ended, or a Stream has taken it over.
         if kind is not None:
             self.cancel()
-
-    async def get(self, timeout: float) -> Event | None:
-        """The next event, None when `timeout` seconds pass without one. For one task."""
-        # Done for every token of every stream, on processors that the engine wants for itself:
-        # a queue and a timeout of the libraries' take several times as long.
-        if not self._arrived:
-            self._waiter = self._loop.create_future()
-            self._patience = self._loop.time() + timeout
-            if self._alarm is None or self._alarm.when() > self._patience:
-                self._set_alarm()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self._arrived.popleft() if self._arrived else None
+        else:
+            self.bell.stop()
 
     def put(self, event: Event) -> None:
         """Take in an event, in the loop."""
-        self._arrived.append(event)
-        if isinstance(event, LAST_EVENTS):
-            self._stop_alarm()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _set_alarm(self) -> None:
-        self._stop_alarm()
-        self._alarm = self._loop.call_at(self._patience, self._ring)
-
-    def _stop_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-
-    def _ring(self) -> None:
-        """One alarm lasts for many events: it looks whether those have put it off."""
-        self._alarm = None
-        if self._waiter is None:
+        if self._take is None:
+            self._arrived.append(event)
+            self.bell.ring()
             return
-        if self._loop.time() < self._patience:
-            self._set_alarm()
-        else:
-            self._wake()
+        try:
+            self._take(event)
+        except Exception as error:  # noqa: BLE001  (raised where the bell is waited for)
+            self._take = _ignore  # an answer with a gap is worse than half of one
+            self.bell.ring(error)
+
+    def divert(self, take: Callable[[Event], object]) -> None:
+        """Give all events to `take` as they come, instead of waking a task for each: that costs
+        time for every token of every answer, on processors that the engine wants for itself."""
+        self._take = take
+        while self._arrived:
+            self.put(self._arrived.popleft())
 
     async def next(self, http: HttpRequest) -> Event:
         """The next event. Raises Problem for Failed, ClientGoneError when the client left."""
-        while True:
-            # Looked at now and then only, but also while events come without a pause.
-            if time.monotonic() > self._next_look:
-                self._next_look = time.monotonic() + LOOK_SECONDS
-                if await http.is_disconnected():
-                    raise ClientGoneError
-            event = await self.get(LOOK_SECONDS)
-            if isinstance(event, Failed):
-                raise problem_of(event)
-            if event is not None:
-                return event
+        while not self._arrived:
+            await self._wait(http)
+        event = self._arrived.popleft()
+        if isinstance(event, Failed):
+            raise problem_of(event)
+        return event
+
+    async def rest(self, http: HttpRequest, take: Callable[[Event], object]) -> None:
+        """Give all that follow to `take`. Raises as `next` does."""
+        last: Event | None = None
+
+        def note(event: Event) -> None:
+            nonlocal last
+            if isinstance(event, LAST_EVENTS):
+                last = event
+                self.bell.ring()
+            take(event)
+
+        self.divert(note)
+        while last is None:
+            await self._wait(http)
+        if isinstance(last, Failed):
+            raise problem_of(last)
 
     async def answer(self, http: HttpRequest) -> Answer:
         """All of the answer. Raises as `next` does."""
         answer = Answer()
-        while True:
-            event = await self.next(http)
-            answer.add(event)
-            if isinstance(event, LAST_EVENTS):
-                return answer
+        await self.rest(http, answer.add)
+        return answer
 
-    async def stream(self, event: Event) -> AsyncIterator[Event | None]:
-        """`event` and all that follow, Failed among them; None whenever a sign of life is due."""
-        yield event
-        while not isinstance(event, LAST_EVENTS):
-            following = await self.get(KEEP_ALIVE_SECONDS)
-            yield following
-            event = following or event
+    async def _wait(self, http: HttpRequest) -> None:
+        """Wait for the bell, and look now and then whether the client is still there."""
+        self.bell.be_patient(LOOK_SECONDS)
+        if not await self.bell.wait() and await http.is_disconnected():
+            raise ClientGoneError
 
     def cancel(self) -> None:
-        """Stop generating; harmless when it has ended."""
-        self._stop_alarm()
+        """Stop generating, and take nothing that comes nevertheless; harmless when it has
+        ended."""
+        self._take = _ignore
+        self.bell.stop()
         self._cancel()
+
+
+def _ignore(_: Event) -> None:
+    """For events that nobody waits for any more."""
 
 
 async def ask(engine: Engine, request: AnyRequest, kind: type[T], http: HttpRequest) -> T:
@@ -197,20 +265,38 @@ async def ask(engine: Engine, request: AnyRequest, kind: type[T], http: HttpRequ
     return event
 
 
+class Pieces(Protocol):
+    """Makes what is sent of an answer that is streamed."""
+
+    def take(self, event: Event | None) -> bytes:
+        """What tells of an event, empty if nothing does; for None a sign of life."""
+
+
 class Stream(StreamingResponse):
-    """A streamed answer. However sending ends, the request is cancelled."""
+    """A streamed answer. However sending ends, the request is cancelled.
+
+    Pieces are sent as the events come, without waking the response's task, for as long as the
+    client takes them. What it does not take waits here for that task.
+    """
 
     def __init__(
-        self, events: Events, pieces: AsyncIterator[bytes], media_type: str = "text/event-stream"
+        self, events: Events, first: Event, pieces: Pieces, media_type: str = "text/event-stream"
     ) -> None:
+        """`first` has come already; those that follow are awaited."""
         super().__init__(
-            pieces,
+            (),
             media_type=media_type,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
         self._events = events
+        self._bell = events.bell
+        self._first = first
         self._pieces = pieces
         self._write: WritePiece | None = None
+        self._unsent = bytearray()
+        self._sending = False
+        """Whether the task sends: nothing may overtake that."""
+        self._over = False
 
     async def stream_response(self, send: Send) -> None:
         """Send it all: its pieces, where possible, past what is around the application."""
@@ -221,14 +307,37 @@ class Stream(StreamingResponse):
                 "headers": self.raw_headers,
             }
         )
-        async for piece in self._pieces:
-            if self._write is None or not self._write(piece):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        self._bell.be_patient(KEEP_ALIVE_SECONDS)
+        self._take(self._first)
+        self._events.divert(self._take)
+        while self._unsent or not self._over:
+            if self._unsent:
+                body, self._unsent = bytes(self._unsent), bytearray()
+                self._sending = True
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                self._sending = False
+            elif not await self._bell.wait():
+                self._bell.be_patient(KEEP_ALIVE_SECONDS)
+                self._say(self._pieces.take(None))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, LAST_EVENTS):
+            self._over = True
+            self._bell.ring()
+        self._say(self._pieces.take(event))
+
+    def _say(self, piece: bytes) -> None:
+        if not piece:
+            return
+        self._bell.be_patient(KEEP_ALIVE_SECONDS)
+        if self._sending or self._unsent or self._write is None or not self._write(piece):
+            self._unsent += piece
+            self._bell.ring()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._write = scope.get(WRITE)
-        # Not left to the generator: a client that has gone already keeps it from starting.
+        # A client that has gone already keeps `stream_response` from starting.
         try:
             await super().__call__(scope, receive, send)
         finally:

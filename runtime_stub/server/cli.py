@@ -171,12 +171,13 @@ def serve(
     _prepare_cache(session, models, options)
     confinement = enter(session, options, serving=True)
     hardware = read_hardware()
-    begun = _begin(session, models, options)
+    begun = _begin(session, options)
     engines = _engines(session, models, options, hardware, begun)
 
     from runtime_stub.server import serve as server
     from runtime_stub.server.admission import room_for_bodies
     from runtime_stub.server.app import make_app
+    from runtime_stub.server.bridge import listen_here
     from runtime_stub.server.guard import Rules, own_names
     from runtime_stub.server.page import WEB_FOLDER, Page
     from runtime_stub.server.state import State
@@ -203,6 +204,7 @@ def serve(
     address = address_of(listener)
 
     def on_ready() -> None:
+        listen_here(engines)
         if options["probe"]:
             found = report(session, "serve", confinement)
             found["engine"] = probe_engine(session, confined=not options["no_sandbox"])
@@ -224,10 +226,7 @@ def serve(
 
     server.run(app, listener, on_ready, on_stopping=on_stopping, is_over=is_over)
     failed = engines[0].status.message if has_failed() else None
-    for engine in dict.fromkeys(engines):
-        engine.close()
-    if broker is not None:
-        broker.close()
+    _close(engines, broker)
     if failed is not None:
         raise EngineError(failed)
     return 0
@@ -244,6 +243,13 @@ def _broker(session: Session, options: dict[str, Any], listener: socket.socket) 
         listener.remove = broker.remove_socket
         return broker
     return make_broker(session, options, Offer.BROWSER) if options["open_page"] else None
+
+
+def _close(engines: Sequence[RemoteEngine], broker: Broker | None) -> None:
+    for engine in dict.fromkeys(engines):
+        engine.close()
+    if broker is not None:
+        broker.close()
 
 
 def _served(
@@ -331,18 +337,14 @@ def _prepare_cache(
         os.close(find_model(session, models[0]).model.descriptor)
 
 
-def _begin(
-    session: Session, models: Sequence[PackedModel], options: dict[str, Any]
-) -> Begun | None:
+def _begin(session: Session, options: dict[str, Any]) -> Begun | None:
     """The first engine's process, where that can be forked and is wanted now."""
     if options["lazy"] or options["probe"] or not sys.platform.startswith("linux"):
         return None
-    from runtime_stub.engine.wire import Start
     from runtime_stub.server.engine_process import fork_engine
 
-    start = Start(models[0].name, _settings(models[0], options))
     with contextlib.suppress(OSError):  # it is told of when the next attempt fails, too
-        return fork_engine(session, options, start)
+        return fork_engine(session, options)
     return None
 
 

@@ -203,7 +203,7 @@ async def _answer(
     with Events(served.engine, request) as events:
         if stream:
             first = await events.next(http)
-            return Stream(events, replies.lines(events.stream(first)), NDJSON)
+            return Stream(events, first, replies, NDJSON)
         return json(replies.whole(await events.answer(http)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from runtime_stub.engine.messages import (
     Usage,
 )
 from runtime_stub.server.answer import Answer, Call
-from runtime_stub.server.bridge import KEEP_ALIVE_SECONDS
 from runtime_stub.server.ollama_models import timestamp
 from runtime_stub.server.ollama_types import (
     ChatReply,
@@ -56,6 +55,10 @@ class Replies:
         self._chat = chat
         self._thinking = thinking
         self._began = time.monotonic()
+        self._called = Answer()
+        """The calls of an answer that is streamed, and nothing else of it."""
+        self._told = 0
+        """How many of them."""
 
     def loaded(self, reason: str) -> ChatReply | GenerateReply:
         """The answer to a request that only wants the model to be loaded, or unloaded."""
@@ -72,35 +75,35 @@ class Replies:
         )
         return self._document(piece, reason=choice.reason, usage=answer.usage)
 
-    async def lines(self, events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
-        """The answer in lines; a call is in one of them as a whole. An idle stream is kept open
-        with empty pieces, since clients take every line for a document."""
-        answer = Answer()
-        sent = 0
-        due = time.monotonic() + KEEP_ALIVE_SECONDS
-        async for event in events:
-            documents: list[ChatReply | GenerateReply | Error] = []
-            if event is not None:
-                answer.add(event)
-            calls = answer.choices[0].calls if answer.choices else []
-            complete = len(calls) - 1 if isinstance(event, ToolCall) else len(calls)
-            made = reply_calls(calls[sent:complete], sent)
-            sent = max(sent, complete)
-            if made:
-                documents.append(self._document(Piece(calls=made)))
-            if isinstance(event, Text):
-                documents.append(self._document(Piece(event.text, logprobs=event.logprobs)))
-            elif isinstance(event, Reasoning) and self._thinking:
-                documents.append(self._document(Piece(thinking=event.text)))
-            elif isinstance(event, Failed):
-                documents.append(Error(problem_of(event).message))
-            elif isinstance(event, Finished):
-                documents.append(self._document(Piece(), reason=event.reason, usage=event.usage))
-            elif not documents and time.monotonic() >= due:
-                documents.append(self._document(Piece()))
-            for document in documents:
-                due = time.monotonic() + KEEP_ALIVE_SECONDS
-                yield ndjson(document)
+    def take(self, event: Event | None) -> bytes:
+        """The lines of a stream that tell of an event; a call is in one of them as a whole. An
+        idle stream is kept open with empty pieces, since clients take every line for a document."""
+        documents: list[ChatReply | GenerateReply | Error] = []
+        if made := self._complete_calls(event):
+            documents.append(self._document(Piece(calls=made)))
+        if isinstance(event, Text):
+            documents.append(self._document(Piece(event.text, logprobs=event.logprobs)))
+        elif isinstance(event, Reasoning) and self._thinking:
+            documents.append(self._document(Piece(thinking=event.text)))
+        elif isinstance(event, Failed):
+            documents.append(Error(problem_of(event).message))
+        elif isinstance(event, Finished):
+            documents.append(self._document(Piece(), reason=event.reason, usage=event.usage))
+        elif event is None:
+            documents.append(self._document(Piece()))
+        return b"".join(map(ndjson, documents))
+
+    def _complete_calls(self, event: Event | None) -> list[ReplyCall]:
+        """The calls that are complete since `event`, which may be a piece of the next."""
+        if isinstance(event, ToolCall):
+            self._called.add(event)
+        if event is None or not self._called.choices:
+            return []
+        calls = self._called.choices[0].calls
+        complete = len(calls) - 1 if isinstance(event, ToolCall) else len(calls)
+        made = reply_calls(calls[self._told : complete], self._told)
+        self._told = max(self._told, complete)
+        return made
 
     def _document(
         self, piece: Piece, *, reason: str = "", usage: Usage | None = None

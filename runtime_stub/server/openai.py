@@ -25,8 +25,8 @@ from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.openai_chat import Chunks, Head, completion
 from runtime_stub.server.openai_completions import (
     Completion,
+    CompletionChunks,
     CompletionRequest,
-    completion_chunks,
     completion_requests,
 )
 from runtime_stub.server.openai_completions import completion as text_completion
@@ -180,8 +180,8 @@ class _Handlers:
         with Events(model.engine, request) as events:
             if asked.stream:
                 first = await events.next(http)
-                chunks = Chunks(head, usage=_wants_usage(asked.stream_options))
-                return Stream(events, chunks.stream(events.stream(first), request.choices))
+                usage = _wants_usage(asked.stream_options)
+                return Stream(events, first, Chunks(head, request.choices, usage=usage))
             answer = await events.answer(http)
         return json(completion(answer, head, logprobs=bool(asked.logprobs)))
 
@@ -198,9 +198,7 @@ class _Handlers:
             if asked.stream:
                 first = await events.next(http)
                 usage = _wants_usage(asked.stream_options)
-                return Stream(
-                    events, completion_chunks(events.stream(first), head, echoes, usage=usage)
-                )
+                return Stream(events, first, CompletionChunks(head, echoes, usage=usage))
             answer = await events.answer(http)
         return json(text_completion(answer, head, echoes, logprobs=asked.logprobs is not None))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -104,43 +104,50 @@ def _message(choice: Choice) -> ReplyMessage:
 
 
 class Chunks:
-    """Makes the chunks of one answer that is streamed."""
+    """Makes the chunks of one answer that is streamed, as server-sent events."""
 
-    def __init__(self, head: Head, *, usage: bool) -> None:
+    def __init__(self, head: Head, choices: int, *, usage: bool) -> None:
         """With `usage`, the stream ends with a chunk of it."""
         self._head = head
         self._usage = usage
+        self._begun = False
+        self._open = dict.fromkeys(range(choices))
+        """The choices that are not complete, in order."""
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """What stands before and after a choice's pieces of text: all the same but for them."""
 
-    async def stream(
-        self, events: AsyncIterator[Event | None], choices: int
-    ) -> AsyncIterator[bytes]:
-        """The stream of server-sent events."""
-        for number in range(choices):
-            yield self._sse(number, Delta(role="assistant", content=""))
-        open_choices = set(range(choices))
-        async for event in events:
-            if event is None:
-                yield KEEP_ALIVE
-            elif isinstance(event, Failed):
-                yield sse(error_reply(problem_of(event)))
-                return
-            elif isinstance(event, Text):
-                yield self._text(event)
-            elif isinstance(event, Reasoning):
-                yield self._sse(event.choice, Delta(reasoning_content=event.text))
-            elif isinstance(event, CallPiece):
-                yield self._sse(event.choice, Delta(tool_calls=[_piece(event)]))
-            elif isinstance(event, ChoiceEnd):
-                open_choices.discard(event.choice)
-                yield self._sse(event.choice, Delta(), finish_reason(event.reason))
-            elif isinstance(event, Finished):
-                for number in sorted(open_choices):
-                    yield self._sse(number, Delta(), finish_reason(event.reason))
-                if self._usage:
-                    yield sse(self._chunk([], usage_of(event.usage)))
-        yield DONE
+    def take(self, event: Event | None) -> bytes:
+        """The chunks that tell of an event."""
+        if self._begun:
+            return self._tell(event)
+        self._begun = True
+        begin = [self._sse(number, Delta(role="assistant", content="")) for number in self._open]
+        return b"".join(begin) + self._tell(event)
+
+    def _tell(self, event: Event | None) -> bytes:
+        if isinstance(event, Text):
+            return self._text(event)
+        if event is None:
+            return KEEP_ALIVE
+        if isinstance(event, Failed):
+            return sse(error_reply(problem_of(event)))
+        if isinstance(event, Reasoning):
+            return self._sse(event.choice, Delta(reasoning_content=event.text))
+        if isinstance(event, CallPiece):
+            return self._sse(event.choice, Delta(tool_calls=[_piece(event)]))
+        if isinstance(event, ChoiceEnd):
+            self._open.pop(event.choice, None)
+            return self._sse(event.choice, Delta(), finish_reason(event.reason))
+        if isinstance(event, Finished):
+            return self._end(event)
+        return b""
+
+    def _end(self, event: Finished) -> bytes:
+        reason = finish_reason(event.reason)
+        end = [self._sse(number, Delta(), reason) for number in self._open]
+        if self._usage:
+            end.append(sse(self._chunk([], usage_of(event.usage))))
+        return b"".join(end) + DONE
 
     def _text(self, event: Text) -> bytes:
         number = event.choice

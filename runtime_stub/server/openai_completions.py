@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -179,45 +179,59 @@ def completion(answer: Answer, head: Head, echoes: Sequence[str], *, logprobs: b
     )
 
 
-async def completion_chunks(
-    events: AsyncIterator[Event | None], head: Head, echoes: Sequence[str], *, usage: bool
-) -> AsyncIterator[bytes]:
-    """The stream of server-sent events."""
+class CompletionChunks:
+    """Makes the chunks of answers that are streamed, as server-sent events."""
 
-    def piece(*choices: CompletionChoice, counts: Usage | None = None) -> bytes:
-        shown = counts if usage else UNSET
+    def __init__(self, head: Head, echoes: Sequence[str], *, usage: bool) -> None:
+        """Each of `echoes` comes before its choice's text. With `usage`, the stream ends with a
+        chunk of it."""
+        self._head = head
+        self._usage = usage
+        self._echoes = dict(enumerate(echoes))
+        """Those that are not sent yet."""
+        self._offsets = [0] * len(echoes)
+        self._open = dict.fromkeys(range(len(echoes)))
+        """The choices that are not complete, in order."""
+
+    def take(self, event: Event | None) -> bytes:
+        """The chunks that tell of an event."""
+        echoes, self._echoes = self._echoes, {}
+        begin = [self._piece(CompletionChoice(*echo)) for echo in echoes.items() if echo[1]]
+        return b"".join(begin) + self._tell(event)
+
+    def _tell(self, event: Event | None) -> bytes:
+        if isinstance(event, Text):
+            return self._piece(self._choice(event))
+        if event is None:
+            return KEEP_ALIVE
+        if isinstance(event, Failed):
+            return sse(error_reply(problem_of(event)))
+        if isinstance(event, ChoiceEnd):
+            self._open.pop(event.choice, None)
+            return self._piece(CompletionChoice(event.choice, "", finish_reason(event.reason)))
+        if isinstance(event, Finished):
+            reason = finish_reason(event.reason)
+            end = [self._piece(CompletionChoice(number, "", reason)) for number in self._open]
+            if self._usage:
+                end.append(self._piece(counts=usage_of(event.usage)))
+            return b"".join(end) + DONE
+        return b""
+
+    def _choice(self, event: Text) -> CompletionChoice:
+        if not event.logprobs:
+            return CompletionChoice(event.choice, event.text)
+        logprobs = old_logprobs(event.logprobs, self._offsets[event.choice])
+        self._offsets[event.choice] += sum(len(token.text) for token in event.logprobs)
+        return CompletionChoice(event.choice, event.text, None, logprobs)
+
+    def _piece(self, *choices: CompletionChoice, counts: Usage | None = None) -> bytes:
+        head = self._head
         return sse(
             Completion(
                 id=head.id,
                 created=head.created,
                 model=head.model,
                 choices=list(choices),
-                usage=shown,
+                usage=counts if self._usage else UNSET,
             )
         )
-
-    offsets = [0] * len(echoes)
-    open_choices = set(range(len(echoes)))
-    for number, echo in enumerate(echoes):
-        if echo:
-            yield piece(CompletionChoice(number, echo))
-    async for event in events:
-        if event is None:
-            yield KEEP_ALIVE
-        elif isinstance(event, Failed):
-            yield sse(error_reply(problem_of(event)))
-            return
-        elif isinstance(event, Text):
-            number = event.choice
-            logprobs = old_logprobs(event.logprobs, offsets[number]) if event.logprobs else None
-            offsets[number] += sum(len(token.text) for token in event.logprobs)
-            yield piece(CompletionChoice(number, event.text, None, logprobs))
-        elif isinstance(event, ChoiceEnd):
-            open_choices.discard(event.choice)
-            yield piece(CompletionChoice(event.choice, "", finish_reason(event.reason)))
-        elif isinstance(event, Finished):
-            for number in sorted(open_choices):
-                yield piece(CompletionChoice(number, "", finish_reason(event.reason)))
-            if usage:
-                yield piece(counts=usage_of(event.usage))
-    yield DONE

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
-from runtime_stub.engine.messages import LAST_EVENTS, Event, Request
+from runtime_stub.engine.messages import Event, Request
 from runtime_stub.server.bridge import KEEP_ALIVE, Events, Stream
 from runtime_stub.server.face import Operation
 from runtime_stub.server.replies import json, plain, read, sse
@@ -29,14 +28,10 @@ def operation(state: State) -> Operation:
         request = await response_request(asked, model)
         reply = Reply(_empty(asked, request, model))
         with Events(model.engine, request) as events:
-            event = await events.next(http)
             if asked.stream:
-                return Stream(events, _pieces(reply, events.stream(event)))
-            while True:
-                reply.take(event)
-                if isinstance(event, LAST_EVENTS):
-                    return json(reply.response)
-                event = await events.next(http)
+                return Stream(events, await events.next(http), _Pieces(reply))
+            await events.rest(http, reply.take)
+            return json(reply.response)
 
     return Operation(
         "POST",
@@ -49,15 +44,17 @@ def operation(state: State) -> Operation:
     )
 
 
-async def _pieces(reply: Reply, events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
-    for document in reply.begin():
-        yield sse(document, document["type"])
-    async for event in events:
-        if event is None:
-            yield KEEP_ALIVE
-            continue
-        for document in reply.take(event):
-            yield sse(document, document["type"])
+class _Pieces:
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._begun = False
+
+    def take(self, event: Event | None) -> bytes:
+        documents = [] if self._begun else list(self._reply.begin())
+        self._begun = True
+        documents += [] if event is None else self._reply.take(event)
+        told = [sse(document, document["type"]) for document in documents]
+        return b"".join(told) if event is not None else b"".join(told) + KEEP_ALIVE
 
 
 def _empty(asked: ResponseRequest, request: Request, model: Served) -> Response:
