@@ -116,6 +116,8 @@ class Engine:
         self._settings = settings
         self._status = Status("loading")
         self._facts: ModelFacts | None = None
+        self._readable = threading.Event()
+        """Set when the model's vocabulary can be used, or never will be."""
         self._settled = threading.Event()
         self._lock = threading.Lock()
         self._closing = False
@@ -189,25 +191,20 @@ class Engine:
 
     def _run_intake(self) -> None:
         builder: PromptBuilder | None = None
-        # Imported while the model loads in the other thread; a failure is told to each job.
-        with contextlib.suppress(ImportError):
-            import runtime_stub.engine.prompt
-            import runtime_stub.engine.scheduler  # noqa: F401
+        # While the model loads and its context is made in the other thread; a failure is told to
+        # each job.
+        with contextlib.suppress(Exception):
+            builder = self._early_builder()
         while (job := self._intake.get()) is not None:
             try:
-                from runtime_stub.engine.prompt import PromptBuilder
-
                 self._settled.wait()
                 if self._status.state != "ready":
                     kind = "engine" if self._status.state == "failed" else "closed"
                     job.send(Failed(kind, self._status.message or _CLOSED))
                     continue
                 if builder is None:
-                    context = self._context  # None when it is to fit each request
-                    most = context.size.tokens if context else self._model.trained_context
-                    builder = PromptBuilder(
-                        self._model, self._settings.template, most, self._settings.examples
-                    )
+                    builder = self._make_builder()
+                if not self._facts or not self._facts.template:
                     self._note(template=builder.origin)
                 if self._prepare(builder, job):
                     continue
@@ -222,6 +219,21 @@ class Engine:
                 job.send(Failed("prompt", f"the prompt can't be read: {error!r}"))
                 continue
             self._work.put(job)
+
+    def _early_builder(self) -> PromptBuilder | None:
+        import runtime_stub.engine.prompt
+        import runtime_stub.engine.scheduler  # noqa: F401
+
+        self._readable.wait()
+        ended = self._status.state in ("failed", "closed")
+        return None if ended else self._make_builder()
+
+    def _make_builder(self) -> PromptBuilder:
+        from runtime_stub.engine.prompt import PromptBuilder
+
+        return PromptBuilder(
+            self._model, self._settings.template, self._most, self._settings.examples
+        )
 
     def _prepare(self, builder: PromptBuilder, job: Job) -> bool:
         """Do what needs no context; whether that was all."""
@@ -256,6 +268,7 @@ class Engine:
             return
         finally:
             self._settled.set()
+            self._readable.set()
         scheduler: Scheduler | None = None
         try:
             while not self._closing:
@@ -311,8 +324,12 @@ class Engine:
             hardware = replace(hardware, memory_available=hardware.memory_available - taken)
         self._context: Context | None = None
         self._embedder: Embedder | None = None
+        self._most = self._model.trained_context  # when it is to fit each request
         if self._settings.context != FIT_REQUEST:
-            self._make_context(choose_context(self._model, self._settings, hardware))
+            size = choose_context(self._model, self._settings, hardware)
+            self._most = size.tokens
+            self._readable.set()
+            self._make_context(size)
         self._note()
         self._status = Status("ready", progress=1.0)
 

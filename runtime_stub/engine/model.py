@@ -23,6 +23,8 @@ _LONG = 256 << 10
 _USUAL = 8
 """Bytes a token: shorter texts are tokenised without a look at the vocabulary."""
 _POOLING_RANK = 4
+_SOON = 512 << 20
+"""Bytes of a model that is loaded before anybody could wish to be told how far it is."""
 
 
 class Model:
@@ -203,8 +205,9 @@ def load_model(
     """Map the model at `source`, or only read its vocabulary. With `repack`, weights are copied
     into an order of the processor's: beside the mapped ones, which takes their memory again.
 
-    `on_progress` gets the fraction that is loaded and returns whether to go on. Raises
-    EngineError with llama.cpp's own reason when the model can't be loaded.
+    `on_progress` gets the fraction that is loaded and returns whether to go on; it is not asked
+    for a small model. Raises EngineError with llama.cpp's own reason when the model can't be
+    loaded.
     """
     llama = library()
     parameters = llama.llama_model_default_params()
@@ -212,8 +215,10 @@ def load_model(
     parameters.vocab_only = vocabulary_only
     parameters.load_mode = _LOAD_MODE_MMAP
     parameters.use_extra_bufts = repack
+    # Called for each tensor, and each time it waits for its turn among Python's threads.
     callback = llama.llama_progress_callback(lambda fraction, _: on_progress(fraction))
-    parameters.progress_callback = callback
+    if source.length > _SOON:
+        parameters.progress_callback = callback
     map_window = native("satchel_map_window")
     recent_problems()
     with opened_stream(source) as stream:

@@ -44,14 +44,17 @@ _FLUSH_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
 
 
-def run_engine(connection: Connection, load: Load, *, flushes: bool = False) -> int:
-    """Serve the parent at the other end until it says Close or is gone. What the engine says
-    piece by piece is gathered if it `flushes` the connection after each step.
+def run_engine(
+    connection: Connection, load: Load, start: Start | None = None, *, flushes: bool = False
+) -> int:
+    """Serve the parent at the other end until it says Close or is gone. What to load, its first
+    frame says; or `start`, where that is known before. What the engine says piece by piece is
+    gathered if it `flushes` the connection after each step.
 
     Returns the exit code: 0, or that of the error which ended the engine; PackChangedError's
     tells the parent not to start another. Threads may still be at work in native code.
     """
-    return _Child(connection, load, flushes=flushes).run()
+    return _Child(connection, load, flushes=flushes).run(start)
 
 
 class _Child:
@@ -68,21 +71,27 @@ class _Child:
         self._ends: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         """The exit code, when it is time; None when nobody is left to be told anything."""
 
-    def run(self) -> int:
-        threading.Thread(target=self._read, name="reader", daemon=True).start()
+    def run(self, start: Start | None) -> int:
+        if start is not None:
+            self._begin(start)
+        reader = threading.Thread(target=self._read, args=(start,), name="reader", daemon=True)
+        reader.start()
         code = self._ends.get()
         if code is None:
             return 0
         self._connection.finish(_FLUSH_SECONDS)
         return code
 
-    def _read(self) -> None:
+    def _begin(self, start: Start) -> None:
+        threading.Thread(target=self._start, args=(start,), name="loader", daemon=True).start()
+
+    def _read(self, start: Start | None) -> None:
         try:
-            frame = self._connection.receive()
-            if frame.kind is not Start:
-                raise WireError(f"a {frame.kind.__name__} came before the start")
-            start: Start = frame.message()
-            threading.Thread(target=self._start, args=(start,), name="loader", daemon=True).start()
+            if start is None:
+                frame = self._connection.receive()
+                if frame.kind is not Start:
+                    raise WireError(f"a {frame.kind.__name__} came before the start")
+                self._begin(frame.message())
             while True:
                 self._take(self._connection.receive())
         except EOFError:

@@ -67,7 +67,8 @@ class RemoteEngine:
         begun: Begun | None = None,
     ) -> None:
         """Start the process, and loading the pack's `model` there, in the background; `stay`
-        may say that it comes later, and leaves again. With `begun`, the first is that one.
+        may say that it comes later, and leaves again. With `begun`, the first is that one; what
+        it knows to load must be the same.
 
         `on_stop` is told, in words, of each process that ended unasked.
         """

@@ -37,6 +37,8 @@ class Begun:
 
     process: Process
     end: socket.socket
+    knows: bool = False
+    """Whether it knows already what to load."""
 
 
 def begin(start: StartProcess) -> Begun:
@@ -58,10 +60,11 @@ class Worker:
     """One process, from its start to its end."""
 
     def __init__(self, begun: Begun, first: Start) -> None:
-        """Say `first` to it."""
+        """Say `first` to it, unless it knows."""
         self._process = begun.process
         self._connection = Connection(begun.end)
-        self._connection.send(first)
+        if not begun.knows:
+            self._connection.send(first)
         self._loan: Loan | None = None
         """Set while an event loop reads the connection."""
         self.worked = False

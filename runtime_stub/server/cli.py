@@ -171,7 +171,7 @@ def serve(
     _prepare_cache(session, models, options)
     confinement = enter(session, options, serving=True)
     hardware = read_hardware()
-    begun = _begin(session, options)
+    begun = _begin(session, models, options)
     engines = _engines(session, models, options, hardware, begun)
 
     from runtime_stub.server import serve as server
@@ -337,14 +337,18 @@ def _prepare_cache(
         os.close(find_model(session, models[0]).model.descriptor)
 
 
-def _begin(session: Session, options: dict[str, Any]) -> Begun | None:
+def _begin(
+    session: Session, models: Sequence[PackedModel], options: dict[str, Any]
+) -> Begun | None:
     """The first engine's process, where that can be forked and is wanted now."""
     if options["lazy"] or options["probe"] or not sys.platform.startswith("linux"):
         return None
+    from runtime_stub.engine.wire import Start
     from runtime_stub.server.engine_process import fork_engine
 
+    start = Start(models[0].name, _settings(models[0], options))
     with contextlib.suppress(OSError):  # it is told of when the next attempt fails, too
-        return fork_engine(session, options)
+        return fork_engine(session, options, start)
     return None
 
 

@@ -10,24 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from runtime_stub.children import fork_worker
 from runtime_stub.confinement.cli import enter
+
+# What both processes need is imported before they part.
+from runtime_stub.engine.wire import Connection, Start
 from runtime_stub.errors import EngineError
 from runtime_stub.session import Session
 
 if TYPE_CHECKING:
     from runtime_stub.engine.engine import Engine
-    from runtime_stub.engine.wire import Start
     from runtime_stub.engine.worker import Begun
 
 
-def fork_engine(session: Session, options: dict[str, Any]) -> Begun:
-    """Start the first engine. Once this process is confined, and before any other thread.
+def fork_engine(session: Session, options: dict[str, Any], start: Start) -> Begun:
+    """Start the first engine, which does not wait to be told what to load. Once this process is
+    confined, and before any other thread.
 
     Raises OSError.
     """
 
     def work() -> int:
         enter(session, options)
-        return answer_parent(session, theirs)
+        return answer_parent(session, theirs, start)
 
     bundle, launch = session.bundle, session.launch
     ours, theirs = socket.socketpair()
@@ -42,11 +45,12 @@ def fork_engine(session: Session, options: dict[str, Any]) -> Begun:
     # Only now: the engine must not wait for what it has no use for.
     from runtime_stub.engine.worker import Begun
 
-    return Begun(process, ours)
+    return Begun(process, ours, knows=True)
 
 
-def answer_parent(session: Session, end: socket.socket) -> int:
-    """Be the engine of the process at the other end of a socket; the exit code.
+def answer_parent(session: Session, end: socket.socket, start: Start | None = None) -> int:
+    """Be the engine of the process at the other end of a socket, which says what to load unless
+    `start` does; the exit code.
 
     Threads may still be at work in native code then: nothing must be torn down under them.
     """
@@ -56,7 +60,6 @@ def answer_parent(session: Session, end: socket.socket) -> int:
 
         library()
     from runtime_stub.engine.process import run_engine
-    from runtime_stub.engine.wire import Connection
 
     connection = Connection(end)
 
@@ -84,8 +87,9 @@ def answer_parent(session: Session, end: socket.socket) -> int:
         # Another model may be at work in another process: then nothing is measured unasked.
         alone = len({model.entry.sha256 for model in models}) == 1
         shelf = shelf_for(session.bundle, model, start.settings)
-        known = shelf.read()
-        settings = start.settings if known is None else applied(start.settings, known.profile)
+        settings = start.settings
+        if settings.prompt_cache and (known := shelf.read()) is not None:
+            settings = applied(settings, known.profile)
         return Engine(
             found.model,
             start.settings,
@@ -98,4 +102,4 @@ def answer_parent(session: Session, end: socket.socket) -> int:
             after_step=connection.flush,
         )
 
-    return run_engine(connection, load, flushes=True)
+    return run_engine(connection, load, start, flushes=True)
