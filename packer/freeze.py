@@ -34,6 +34,8 @@ def freeze(checkout: Path, work: Path) -> Path:
         # Same inputs, same bytes.
         "SOURCE_DATE_EPOCH": "946684800",
         "PYTHONHASHSEED": "0",
+        # Where in a line an error came from is not worth the time to read it at every start.
+        "PYTHONNODEBUGRANGES": "1",
         "PYINSTALLER_CONFIG_DIR": str(work / "config"),
         # The stub compresses all modules together, better than one by one in here.
         "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",
