@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from runtime_stub.engine.hardware import Hardware
 from runtime_stub.engine.kv import KV_TYPES, NEEDS_FLASH_ATTENTION
-from runtime_stub.engine.library import library, recent_problems
+from runtime_stub.engine.library import library, quietly, recent_problems
 from runtime_stub.engine.messages import EngineSettings
 from runtime_stub.engine.model import Model
 from runtime_stub.errors import EngineError
@@ -131,8 +131,7 @@ class Context:
         parameters.type_k = parameters.type_v = kv.number
         parameters.kv_unified = True
         parameters.no_perf = True
-        recent_problems()
-        self.handle: Any = llama.llama_init_from_model(model.handle, parameters)
+        self.handle: Any = quietly(lambda: llama.llama_init_from_model(model.handle, parameters))
         if not self.handle:
             reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
             raise EngineError(f"a context of {size.tokens:,} tokens can't be made: {reason}")

@@ -9,8 +9,10 @@ import os
 import sys
 import threading
 import types
+import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime_stub.errors import EngineError
 
@@ -19,6 +21,7 @@ _LEVEL_ERROR = 4
 _problems: collections.deque[str] = collections.deque(maxlen=8)
 _backend: list[str] = []
 _callback: Any = None
+_T = TypeVar("_T")
 
 
 _opening = threading.Lock()
@@ -53,10 +56,15 @@ def _open() -> Any:
         package.__path__ = list(spec.submodule_search_locations)
         package.__spec__ = spec
         sys.modules["llama_cpp"] = package
+    # All that it wants of these is in `typing`, too; loading them takes as long as the rest of it.
+    extensions = sys.modules.setdefault("typing_extensions", typing)
     try:
         import llama_cpp.llama_cpp as llama
     except (OSError, RuntimeError) as error:
         raise EngineError(f"llama.cpp can't be loaded: {error}") from error
+    finally:
+        if extensions is typing:
+            del sys.modules["typing_extensions"]
     folder = libraries_folder()
     _keep_problems(llama)
     # Before llama_backend_init, which would also search the current directory.
@@ -86,6 +94,26 @@ def recent_problems() -> tuple[str, ...]:
     lines = tuple(_problems)
     _problems.clear()
     return lines
+
+
+def quietly(call: Callable[[], _T]) -> _T:
+    """What the native `call` returns; where that is nothing it is called again, for its log.
+
+    llama.cpp writes a thousand lines while it loads a model, and as many for a context. For each
+    that we listen to, its thread would wait for its turn among Python's.
+    """
+    llama = library()
+    # Any function that can be called from anywhere, looks at no argument and changes nothing.
+    deaf = ctypes.cast(ctypes.pythonapi.Py_IsInitialized, llama.llama_log_callback)
+    llama.llama_log_set(deaf, None)
+    try:
+        result = call()
+    finally:
+        llama.llama_log_set(_callback, None)
+    if result:
+        return result
+    recent_problems()
+    return call()
 
 
 def native(name: str, *, quick: bool = False) -> Any:

@@ -13,7 +13,7 @@ from runtime_stub.engine.errors import TooLongError
 from runtime_stub.engine.heap import give_back_freed
 from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.engine.kv import KV_TYPES
-from runtime_stub.engine.library import library, native, recent_problems
+from runtime_stub.engine.library import library, native, quietly, recent_problems
 from runtime_stub.engine.messages import ModelSource
 from runtime_stub.errors import EngineError, PackChangedError
 
@@ -220,15 +220,18 @@ def load_model(
     if source.length > _SOON:
         parameters.progress_callback = callback
     map_window = native("satchel_map_window")
-    recent_problems()
-    with opened_stream(source) as stream:
-        try:
-            if map_window is not None:
-                map_window(ctypes.c_uint64(source.offset), ctypes.c_uint64(source.length))
-            handle = llama.llama_model_load_from_file_ptr(stream, parameters)
-        finally:
-            if map_window is not None:
-                map_window(ctypes.c_uint64(0), ctypes.c_uint64(0))
+
+    def load() -> Any:
+        with opened_stream(source) as stream:
+            try:
+                if map_window is not None:
+                    map_window(ctypes.c_uint64(source.offset), ctypes.c_uint64(source.length))
+                return llama.llama_model_load_from_file_ptr(stream, parameters)
+            finally:
+                if map_window is not None:
+                    map_window(ctypes.c_uint64(0), ctypes.c_uint64(0))
+
+    handle = quietly(load)
     if not handle:
         reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
         raise EngineError(
