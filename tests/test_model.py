@@ -185,11 +185,23 @@ def test_misaligned(sample_model: Path, tmp_path: Path) -> None:
         load_model(ModelSource(stream.fileno(), 7, 1_000_000), lambda _: True)
 
 
+@pytest.fixture
+def _tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is told of small models, too."""
+    monkeypatch.setattr("runtime_stub.engine.model._SOON", 0)
+
+
+@pytest.mark.usefixtures("_tells")
 def test_loading_broken_off(sample_source: ModelSource) -> None:
     with pytest.raises(EngineError):
         load_model(sample_source, lambda _: False)
 
 
+def test_nobody_asks_how_far_a_small_model_is(sample_source: ModelSource) -> None:
+    load_model(sample_source, lambda _: False).free()
+
+
+@pytest.mark.usefixtures("_tells")
 def test_progress(sample_source: ModelSource) -> None:
     seen: list[float] = []
 
