@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import collections
 import ctypes
-import importlib.util
 import os
 import sys
 import threading
-import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime_stub.errors import EngineError
+from runtime_stub.later import bare_package
 
 _LEVEL_WARN = 3
 _LEVEL_ERROR = 4
@@ -48,14 +47,8 @@ def _open() -> Any:
     # default, and on a machine that does anything else besides, that is several times slower.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.submodule_search_locations is None:
+    if bare_package("llama_cpp") is None:
         raise EngineError("llama-cpp-python is not installed", "Run `python build.py`")
-    if "llama_cpp" not in sys.modules:
-        package = types.ModuleType("llama_cpp")
-        package.__path__ = list(spec.submodule_search_locations)
-        package.__spec__ = spec
-        sys.modules["llama_cpp"] = package
     # All that it wants of these is in `typing`, too; loading them takes as long as the rest of it.
     extensions = sys.modules.setdefault("typing_extensions", typing)
     try:

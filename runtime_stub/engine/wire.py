@@ -20,11 +20,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import msgspec
-
 from runtime_stub.engine.messages import AnyRequest, EngineSettings, Event, ModelFacts, Status
 from runtime_stub.engine.outbox import Outbox
 from runtime_stub.errors import EngineError
+from runtime_stub.later import without
+
+with without("typing_extensions"):  # that takes longer to load than all of it
+    import msgspec
 
 MAX_MESSAGE = 64 << 20
 """Longest message in bytes."""

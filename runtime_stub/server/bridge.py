@@ -339,6 +339,20 @@ class Stream(StreamingResponse):
         self._write = scope.get(WRITE)
         # A client that has gone already keeps `stream_response` from starting.
         try:
-            await super().__call__(scope, receive, send)
+            await self._send_until_gone(receive, send)
         finally:
             self._events.cancel()
+
+    async def _send_until_gone(self, receive: Receive, send: Send) -> None:
+        """Send it all, or as much as the client waits for. As in the base class, without the
+        library that this loads for it."""
+        sending = asyncio.ensure_future(self.stream_response(send))
+        leaving = asyncio.ensure_future(self.listen_for_disconnect(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)

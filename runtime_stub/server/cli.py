@@ -232,17 +232,28 @@ def serve(
     return 0
 
 
+def _put_off_imports() -> None:
+    """Of the libraries that speak HTTP, load what that takes."""
+    from runtime_stub.later import bare_package, put_off
+
+    put_off("anyio", "anyio.abc", "anyio.to_thread", "html", "http.client", "logging.config")
+    bare_package("uvicorn", Config="uvicorn.config")
+
+
 def _broker(session: Session, options: dict[str, Any], listener: socket.socket) -> Broker | None:
     """Who opens the browser and removes the socket's file in the end; None where neither is
     to be done."""
-    from runtime_stub.confinement.broker import Offer
     from runtime_stub.server.listener import UnixListener
 
+    is_file = isinstance(listener, UnixListener)
+    if not is_file and not options["open_page"]:
+        return None
+    from runtime_stub.confinement.broker import Offer
+
+    broker = make_broker(session, options, Offer.SOCKET if is_file else Offer.BROWSER)
     if isinstance(listener, UnixListener):
-        broker = make_broker(session, options, Offer.SOCKET)
         listener.remove = broker.remove_socket
-        return broker
-    return make_broker(session, options, Offer.BROWSER) if options["open_page"] else None
+    return broker
 
 
 def _close(engines: Sequence[RemoteEngine], broker: Broker | None) -> None:
@@ -360,6 +371,7 @@ def _engines(
     begun: Begun | None,
 ) -> list[RemoteEngine]:
     """An engine for each model, in processes of their own."""
+    _put_off_imports()
     from runtime_stub.children import start_self
     from runtime_stub.server.engines import Keeping, start_engines
 

@@ -22,8 +22,10 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:  # the C library takes it modulo 65536
         raise AddressError(f"port {port} is out of range", "Ports go from 0 to 65535")
     try:
+        # Text would have tables of all the world's scripts loaded, at every start.
+        name = host.encode() if host.isascii() else host
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:

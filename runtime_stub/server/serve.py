@@ -11,8 +11,9 @@ import socket
 from collections.abc import Callable
 from types import FrameType
 
-import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.config import Config
+from uvicorn.server import Server
 
 from runtime_stub.server.connection import MAX_HEAD, MOST, Connection, Room
 
@@ -35,7 +36,7 @@ def run(
     `on_stopping` is called soon after the first signal. Closes the socket.
     """
     room = Room(max(_SPARE_FILES // 2, min(MOST, allow_many_files() - _SPARE_FILES)))
-    config = uvicorn.Config(
+    config = Config(
         app,
         # Anybody can make uvicorn log, as often as they like: only what the program says counts.
         log_config=None,
@@ -57,10 +58,10 @@ def run(
         listener.close()
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     def __init__(
         self,
-        config: uvicorn.Config,
+        config: Config,
         room: Room,
         on_ready: Callable[[], None],
         on_stopping: Callable[[], None],
