@@ -89,7 +89,7 @@ def test_a_loop_that_is_closed_has_nothing(pair: tuple[Connection, Connection]) 
     with running_loop() as loop:
         early = Loan(pair[0], loop, lambda _: None)
         pair[1].send(Text("a"))
-        assert early.wait(5) or early.wait(5)
+        assert eventually(lambda: early.wait(0.05))
     early.settle()
     early.end()
     late = Loan(pair[0], loop, lambda _: None)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from starlette.routing import Route
 
 from runtime_stub.cli import pack
 from runtime_stub.recipe import Recipe
+from runtime_stub.server import connection
 from runtime_stub.server.listener import address_of, listen, listen_unix
 from runtime_stub.server.serve import run
 
@@ -102,6 +104,13 @@ def test_running_streams_may_end() -> None:
     assert texts == ["one two"]
 
 
+def test_it_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However seldom it looks around."""
+    monkeypatch.setattr(connection, "LOOK_SECONDS", 60.0)
+    with serving(listen("127.0.0.1", 0)):
+        time.sleep(0.3)
+
+
 STOPPED = """
 import os, signal, sys
 from starlette.applications import Starlette
@@ -135,9 +144,11 @@ def test_signals_end_it_and_what_follows_is_reached(number: signal.Signals) -> N
 NOBODY_LISTENS = """
 import os, signal, threading
 from starlette.applications import Starlette
+from runtime_stub.server import connection
 from runtime_stub.server.listener import listen
 from runtime_stub.server.serve import run
 
+connection.LOOK_SECONDS = 60.0
 reader, writer = os.pipe()
 os.close(reader)
 run(

@@ -44,7 +44,8 @@ _LOOK = 1.0
 """Seconds between looks at the requests that wait for the engine."""
 _GRACE = 2.0
 """Seconds that a process gets to end before it is made to."""
-_EVENTS = frozenset(get_args(Event))
+_MORE = frozenset(get_args(Event)) - frozenset(LAST_EVENTS)
+"""Events that others follow."""
 _CLOSED = "the engine is shutting down"
 _CHANGED = Failed("changed", PackChangedError.meaning, "Start it again")
 
@@ -326,8 +327,13 @@ class RemoteEngine:
 
     def _take(self, frame: Frame) -> None:
         message = frame.message()
-        if frame.kind in _EVENTS:
-            self._pass_on(frame.request, message)
+        if frame.kind in _MORE:
+            # One of many: finding its request is a single step, for which no lock is needed.
+            entry = self._requests.find(frame.request, remove=False)
+            if entry is not None and not entry.send(message):
+                self._cancel(entry)
+        elif frame.kind in LAST_EVENTS:
+            self._end_request(frame.request, message)
         elif isinstance(message, ModelFacts):
             self._facts = message
         elif isinstance(message, Status):
@@ -335,16 +341,13 @@ class RemoteEngine:
         elif not isinstance(message, Ping):
             raise WireError(f"a {frame.kind.__name__} came from the engine")
 
-    def _pass_on(self, request: int, event: Event) -> None:
-        ends = isinstance(event, LAST_EVENTS)
+    def _end_request(self, request: int, last: Event) -> None:
         with self._changed:
-            entry = self._requests.find(request, remove=ends)
-            if ends:
-                self._last_used = time.monotonic()
-        if entry is not None and not entry.send(event):
-            self._cancel(entry)
-        if ends:
-            self._leave_if_done()
+            entry = self._requests.find(request, remove=True)
+            self._last_used = time.monotonic()
+        if entry is not None:
+            entry.send(last)
+        self._leave_if_done()
 
     def _note(self, status: Status) -> None:
         with self._changed:

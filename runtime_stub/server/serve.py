@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.server import Server
 
+from runtime_stub.server import connection
 from runtime_stub.server.connection import MAX_HEAD, MOST, Connection, Room
 
 SHUTDOWN_SECONDS = 30
@@ -67,12 +68,28 @@ class _Server(Server):
         on_stopping: Callable[[], None],
         is_over: Callable[[], bool],
     ) -> None:
+        self._asked = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
         super().__init__(config)
         self._room = room
         self._on_ready = on_ready
         self._on_stopping = on_stopping
         self._is_over = is_over
         self._told = False
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it was asked to stop: by a signal, or from any thread."""
+        return self._asked
+
+    @should_exit.setter
+    def should_exit(self, asked: bool) -> None:
+        self._asked = asked
+        # Its own loop may have ended.
+        with contextlib.suppress(RuntimeError):
+            if asked and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._woken.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop, at once when asked by Ctrl-C again. uvicorn's own would raise the signal
@@ -88,6 +105,16 @@ class _Server(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
+
+    async def main_loop(self) -> None:
+        """Look around until it is time to stop. uvicorn's own looks ten times a second, which
+        takes as long as sending on a token each time, from an engine that wants the processor."""
+        self._loop = asyncio.get_running_loop()
+        tenths = 0
+        while not await self.on_tick(tenths):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), connection.LOOK_SECONDS)
+            tenths += 10
 
     async def on_tick(self, counter: int) -> bool:
         self._room.look(asyncio.get_running_loop().time())
