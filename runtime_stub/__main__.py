@@ -8,8 +8,13 @@ import signal
 import sys
 from typing import NoReturn
 
-from runtime_stub import environment
-from runtime_stub.errors import SatchelError
+from runtime_stub.later import put_off
+
+# Named by modules that every start loads, and used by few starts.
+put_off("ast", "tokenize", "shutil", "tempfile", "traceback", "subprocess", "ipaddress")
+
+from runtime_stub import environment  # noqa: E402
+from runtime_stub.errors import SatchelError  # noqa: E402
 
 
 def start() -> int:
