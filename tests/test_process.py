@@ -14,6 +14,7 @@ from runtime_stub.engine import process
 from runtime_stub.engine.interface import AnyTicket, Sink, answer
 from runtime_stub.engine.messages import (
     AnyRequest,
+    Begun,
     EngineSettings,
     Event,
     Failed,
@@ -95,16 +96,16 @@ class HandEngine:
 class Harness:
     """A `run_engine` in a thread, and the parent's end of its connection."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, *, flushes: bool = False) -> None:
         ours, theirs = socket.socketpair()
         self.parent = Connection(ours)
         self.child = Connection(theirs)
         self.codes: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, args=(load,))
+        self._thread = threading.Thread(target=self._run, args=(load, flushes))
         self._thread.start()
 
-    def _run(self, load: Load) -> None:
-        self.codes.put(run_engine(self.child, load))
+    def _run(self, load: Load, flushes: bool) -> None:
+        self.codes.put(run_engine(self.child, load, flushes=flushes))
         self.child.close()
 
     def get(self) -> Any:
@@ -207,9 +208,9 @@ def test_requests_and_events(ready: Harness, engine: HandEngine) -> None:
 def test_facts_that_change_come_before_the_event(ready: Harness, engine: HandEngine) -> None:
     sink = submit(ready, engine, HELLO, 1)
     engine.facts = replace(FACTS, context=99)
-    sink(Text("a"))
+    sink(Begun((0,)))
     sink(Text("b"))
-    assert [ready.get() for _ in range(3)] == [engine.facts, Text("a"), Text("b")]
+    assert [ready.get() for _ in range(3)] == [engine.facts, Begun((0,)), Text("b")]
 
 
 def test_it_answers_pings_whatever_it_does(loading: Harness, engine: HandEngine) -> None:
@@ -350,3 +351,23 @@ def test_something_else_than_a_start(start: Callable[[Load], Harness]) -> None:
     harness = start(lambda *_: pytest.fail("it loaded"))
     harness.parent.send(HELLO)
     assert harness.code == EngineError.exit_code
+
+
+def test_what_the_steps_bring_forth_travels_together(engine: HandEngine) -> None:
+    harness = Harness(lambda _start, _progress: engine, flushes=True)
+    harness.parent.send(START)
+    engine.settle()
+    while harness.get() != Status("ready", 1.0):
+        pass
+    first, second = submit(harness, engine, HELLO, 1), submit(harness, engine, HELLO, 2)
+    first(Text("a"))
+    second(Text("b"))
+    with pytest.raises(TimeoutError):
+        harness.parent.receive(0.05)
+    harness.child.flush()
+    assert [harness.get(), harness.get()] == [Text("a"), Text("b")]
+    first(Text("c"))
+    finished = Finished("stop", USAGE)
+    second(finished)  # whatever else comes takes along what waits
+    assert [harness.get(), harness.get()] == [Text("c"), finished]
+    harness.end()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from runtime_stub.engine import parse
 from runtime_stub.engine.messages import Event, Reasoning, Text, TokenLogprob, ToolCall
@@ -39,15 +39,18 @@ class Answer:
         """The stop string that has ended it."""
         return self._text.stopped_by
 
-    def feed(self, data: bytes, logprob: TokenLogprob | None) -> Iterator[Event]:
+    def feed(self, data: bytes, logprob: TokenLogprob | None) -> Iterable[Event]:
         """What can be told after one more token."""
+        text = self._text.feed(data)
         if logprob is not None:
             self._logprobs.append(logprob)
-        yield from self._events(self._text.feed(data), final=False)
+        elif self._parser is None:  # nearly always
+            return (Text(text, self._choice),) if text else ()
+        return self._events(text, final=False)
 
-    def finish(self) -> Iterator[Event]:
+    def finish(self) -> Iterable[Event]:
         """The rest."""
-        yield from self._events(self._text.finish(), final=True)
+        return self._events(self._text.finish(), final=True)
 
     def _events(self, text: str, *, final: bool) -> Iterator[Event]:
         if self._parser is None:

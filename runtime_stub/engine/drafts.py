@@ -86,12 +86,14 @@ def worthwhile(
     """
     if step is None or per_token is None or step <= 0:
         return 0
-    best, best_rate = 0, _MARGIN * (1 + others) / step
+    best, best_rate = 0, (1 + others) / step
+    least = _MARGIN * best_rate
     expected, likely = 1.0, 1.0
     for count in range(1, most + 1):
         likely *= chance
         expected += likely
         rate = (expected + others) / (step + count * per_token)
-        if rate > best_rate:
-            best, best_rate = count, rate
-    return best
+        if rate <= best_rate:  # each further token adds less, and costs the same
+            break
+        best, best_rate = count, rate
+    return best if best_rate > least else 0

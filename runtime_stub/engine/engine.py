@@ -61,6 +61,8 @@ _LONGEST_REST = 600.0
 FIT_ANSWER = 2048
 """Room for the answer, in tokens, where a request names no limit and the context fits it."""
 CHANGED = "the pack was changed while it was running"
+_LOOK = 0.1
+"""Seconds between looks at the files while tokens are generated."""
 _CLOSED = "the engine is shutting down"
 _KEEP_SECONDS = 3.0
 """How long closing may take to write prompts that are worth keeping."""
@@ -113,6 +115,7 @@ class Engine:
         self._draft_source = draft if settings.drafts else None
         self._files = [source, *([self._draft_source] if self._draft_source else [])]
         self._file_states = [_state(file) for file in self._files]
+        self._next_look = 0.0
         self._settings = settings
         self._status = Status("loading")
         self._facts: ModelFacts | None = None
@@ -369,7 +372,7 @@ class Engine:
     def _turn(self, scheduler: Scheduler | None) -> Scheduler | None:
         """Take in what has arrived (waiting if there is nothing else to do), then step."""
         wait = scheduler is None or scheduler.idle
-        while True:
+        while wait or not self._work.empty():
             patience = self._prompts.patience if self._prompts is not None else None
             try:
                 before = read_use() if self._measures and wait and patience is None else None
@@ -393,12 +396,19 @@ class Engine:
             if self._prompts is not None:
                 self._prompts.note()
         if scheduler is not None:
-            # Weights are read from the file as they are needed: changed ones mean nonsense.
-            if [_state(file) for file in self._files] != self._file_states:
-                raise PackChangedError(CHANGED, "Start it again")
+            self._look_at_files()
             scheduler.step()
             self._after_step()
         return scheduler
+
+    def _look_at_files(self) -> None:
+        """Weights are read from the file as they are needed: changed ones mean nonsense."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK
+        if [_state(file) for file in self._files] != self._file_states:
+            raise PackChangedError(CHANGED, "Start it again")
 
     def _measure(self, before: Use) -> None:
         """Nobody has asked anything since `before`: find out what runs best here. Not while

@@ -50,13 +50,15 @@ class Job:
     def send(self, event: Event) -> None:
         """Pass an event on. Nothing follows a last event, whichever thread sends it; a sink
         that raises hurts its own request only."""
-        ends = isinstance(event, LAST_EVENTS)
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = ends
-        if ends and self.on_end is not None:
-            self.on_end(self)
+        if isinstance(event, LAST_EVENTS):
+            with self._lock:
+                if self._ended:
+                    return
+                self._ended = True
+            if self.on_end is not None:
+                self.on_end(self)
+        elif self._ended:
+            return
         try:
             self.sink(event)
         except Exception:  # noqa: BLE001  (a face's mistake must not end all others' requests)

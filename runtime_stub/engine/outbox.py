@@ -20,8 +20,9 @@ class Outbox:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         """Guards all that follows."""
+        self._changed = threading.Condition(self._lock)
         self._gathered = bytearray()
         self._backlog = bytearray()
         """What the thread is to write."""
@@ -33,19 +34,19 @@ class Outbox:
 
     def send(self, data: bytes | bytearray) -> None:
         """Write `data`, behind all that came before it."""
-        with self._changed:
+        with self._lock:
             self._gathered += data
             self._pass_on()
 
     def gather(self, data: bytes | bytearray) -> None:
         """Write `data` together with what is sent next, or at `flush`."""
-        with self._changed:
+        with self._lock:
             self._gathered += data
 
     def flush(self) -> None:
         """Write what was gathered."""
         if self._gathered:
-            with self._changed:
+            with self._lock:
                 self._pass_on()
 
     def finish(self, timeout: float) -> None:

@@ -6,9 +6,9 @@ _WEIGHT = 0.2
 """Of the newest measurement in the running averages."""
 _SMALL_COSTS_MORE = 2.0
 """How much more a prompt token may cost in a small batch than in a full one."""
-_STRETCH, _LONGEST_STRETCH = 1.4, 4.0
+_STRETCH, _LONGEST_STRETCH = 1.2, 4.0
 """By how much of itself a step of generating may be lengthened for a prompt, and for many."""
-_LIMIT = 1.9
+_LIMIT = 1.5
 """What _STRETCH must not become by way of rounding."""
 _LOOK_AGAIN = 12
 """Steps that read beside answers, after which one only answers: answers become dearer as they grow,

@@ -131,11 +131,7 @@ class _Child:
 
     def _on_event(self, engine: AnyEngine, identity: int, event: Event) -> None:
         is_piece = isinstance(event, _PIECES)
-        failed = engine.status.state == "failed"
-        if failed:
-            # It will not answer again: further requests shall wait for the next process.
-            self._tell(Status("loading"))
-        self._tell_facts(engine)
+        failed = not is_piece and self._tell_state(engine)
         send: Send = self._send_piece if is_piece else self._connection.send
         try:
             send(event, identity)
@@ -145,8 +141,19 @@ class _Child:
                 ticket = self._tickets.get(identity)
             if ticket is not None:
                 ticket.cancel()
-        if is_piece or not isinstance(event, LAST_EVENTS):
-            return
+        if not is_piece and isinstance(event, LAST_EVENTS):
+            self._note_end(identity, event, failed=failed)
+
+    def _tell_state(self, engine: AnyEngine) -> bool:
+        """Tell the parent whether the engine has failed, and new facts; whether it has."""
+        failed = engine.status.state == "failed"
+        if failed:
+            # It will not answer again: further requests shall wait for the next process.
+            self._tell(Status("loading"))
+        self._tell_facts(engine)
+        return failed
+
+    def _note_end(self, identity: int, event: Event, *, failed: bool) -> None:
         self._changed |= isinstance(event, Failed) and event.kind == "changed"
         with self._lock:
             self._tickets.pop(identity, None)

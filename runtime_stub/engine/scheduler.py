@@ -77,7 +77,7 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._waiting and all(slot.job is None for slot in self._slots)
+        return not self._waiting and self._rests
 
     def add(self, job: Job) -> None:
         """Take a request in; it starts as soon as there are slots for its choices."""
@@ -105,8 +105,9 @@ class Scheduler:
     def step(self) -> None:
         """Advance every running request by one batch."""
         self._drop_abandoned()
-        rested = not self._running()
-        self._admit()
+        rested = self._rests
+        if self._waiting:
+            self._admit()
         generated, read = self._fill_batch(rested=rested)
         if generated + read == 0:
             return
@@ -143,6 +144,10 @@ class Scheduler:
         """Release the samplers, without a word to anyone."""
         for slot in self._slots:
             slot.release()
+
+    @property
+    def _rests(self) -> bool:
+        return all(slot.job is None for slot in self._slots)
 
     def _running(self) -> list[Job]:
         return list(dict.fromkeys(slot.job for slot in self._slots if slot.job is not None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 from collections.abc import Sequence
 
 
@@ -15,6 +16,8 @@ class TextStream:
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_amid = False
+        """Whether the decoder waits for the rest of a character."""
         self._stop = tuple(text for text in stop if text)
         self._held = ""
         self.stopped_by: str | None = None
@@ -22,11 +25,22 @@ class TextStream:
 
     def feed(self, data: bytes) -> str:
         """Text that is certain after `data`, possibly none."""
-        return self._release(self._decoder.decode(data), final=False)
+        text = self._decoded(data)
+        if not self._stop:
+            return text
+        return self._release(text, final=False)
 
     def finish(self) -> str:
         """The rest: what was held back, and a character cut short as U+FFFD."""
         return self._release(self._decoder.decode(b"", final=True), final=True)
+
+    def _decoded(self, data: bytes) -> str:
+        if not self._is_amid:
+            with contextlib.suppress(UnicodeDecodeError):
+                return data.decode()
+        text = self._decoder.decode(data)
+        self._is_amid = bool(self._decoder.getstate()[0])
+        return text
 
     def _release(self, text: str, *, final: bool) -> str:
         if self.stopped_by is not None:
