@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 _WEIGHT = 0.2
 """Of the newest measurement in the running averages."""
+_LAST = 5
+"""Steps that only generate, of which the middle one is the measure: now and then the machine does
+something else, and one step takes twice as long."""
 _SMALL_COSTS_MORE = 2.0
 """How much more a prompt token may cost in a small batch than in a full one."""
-_STRETCH, _LONGEST_STRETCH = 1.2, 4.0
+_STRETCH, _LONGEST_STRETCH = 1.1, 4.0
 """By how much of itself a step of generating may be lengthened for a prompt, and for many."""
-_LIMIT = 1.5
+_LIMIT = 1.4
 """What _STRETCH must not become by way of rounding."""
 _LOOK_AGAIN = 12
 """Steps that read beside answers, after which one only answers: answers become dearer as they grow,
@@ -27,6 +32,8 @@ class Pace:
     """
 
     def __init__(self) -> None:
+        self._alone: deque[float] = deque(maxlen=_LAST)
+        """Seconds of the last steps that only generated."""
         self._generating: float | None = None
         self._per_token: float | None = None
         """Seconds that a prompt token takes in a step which only reads."""
@@ -76,7 +83,8 @@ class Pace:
                 longer = max(0.0, seconds - self._generating) / guessed
                 self._per_guess = _average(self._per_guess, longer)
         elif generated and not read:
-            self._generating = _average(self._generating, seconds)
+            self._alone.append(seconds)
+            self._generating = sorted(self._alone)[len(self._alone) // 2]
         elif read and not generated:
             self._per_token = _average(self._per_token, seconds / read)
         elif read and self._generating is not None and self._chunk is not None:
