@@ -724,3 +724,25 @@ def test_nothing_follows_the_last_event() -> None:
         job.send(Text("b"))
 
     assert last_events(send) == ([Text("a"), Failed("closed", "one")], 1)
+
+
+def test_what_lies_aside_stays_there_for_a_short_beginning() -> None:
+    """Bringing back hundreds of tokens takes longer than reading a few."""
+    bench = Bench(parallel=4, batch=512)
+    bench.ask("s" * 8 + "a" * 300, max_tokens=1)
+    bench.run()
+    bench.ask("k" * 100, max_tokens=1)
+    bench.run()
+    lying = bench.scheduler._slots[0]
+    assert lying.aside
+    other = bench.ask("s" * 8 + "b" * 100, max_tokens=1)
+    bench.run()
+    assert (other.cached, other.text) == (0, "c")
+    assert lying.aside
+    third = bench.ask("s" * 8 + "c" * 100, max_tokens=1)  # the last one is still at hand
+    bench.run()
+    assert (third.cached, third.text) == (8, "d")
+    assert lying.aside
+    again = bench.ask("s" * 8 + "a" * 300 + "b", max_tokens=1)
+    bench.run()
+    assert again.cached == 308

@@ -18,6 +18,8 @@ from runtime_stub.engine.warm import Remembered
 _WORTH_COPYING = 4
 """Tokens of common prefix that are worth sharing another slot's memory for: that is done in
 microseconds, and reading one takes milliseconds."""
+_AS_LONG = 32
+"""Tokens that are brought back and put aside again in less time than it takes to read one."""
 
 
 @dataclass(eq=False)
@@ -63,6 +65,11 @@ class Slot:
     def reads(self) -> bool:
         """Whether it still has prompt to read."""
         return self.job is not None and self.next_token is None and not self.waits
+
+    @property
+    def cost(self) -> int:
+        """Tokens that must be brought back into the context before any of them can be used."""
+        return len(self.tokens) if self.aside else 0
 
     def take(self, job: Job, choice: int, sampler: Sampler, answer: Answer) -> None:
         """Begin to work on a choice."""
@@ -127,19 +134,21 @@ def place(
         for slot in slots
     }
     reusable = {slot: slot.reusable(alike[slot], context) for slot in slots}
-    donor = max(slots, key=lambda slot: (reusable[slot], -slot.last_used))
-    shared = reusable[donor]
+    gain = {slot: reusable[slot] - slot.cost // _AS_LONG for slot in slots}
+    donor = max(slots, key=lambda slot: (gain[slot], -slot.last_used))
+    shared = reusable[donor] if gain[donor] > 0 else 0
     if warmed := _warmed(slots, prompt, context, mix, warm, shared):
         return warmed
     target = donor
     if donor.job is not None or shared == 0 or len(donor.tokens) - shared > shared:
         free = [slot for slot in slots if slot.job is None]
         target = min(free, key=lambda slot: (bool(slot.tokens), slot.last_used))
-    if shared < _WORTH_COPYING:
+    if gain[donor] < _WORTH_COPYING:
         donor = target
-    if reusable[donor]:
+    kept = 0
+    if gain[donor] > 0:
         donor.bring_back(context)
-    kept = min(reusable[donor], len(donor.tokens))
+        kept = min(reusable[donor], len(donor.tokens))
     saved = donor.places.state(kept) if kept < len(donor.tokens) else None
     if target is donor:
         kept = context.keep(target.sequence, kept, saved)
