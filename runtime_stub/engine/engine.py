@@ -381,7 +381,7 @@ class Engine:
                 if before is not None:
                     self._measure(before)
                     continue
-                if wait and scheduler is not None and self._prompts is not None:
+                if scheduler is not None and self._prompts is not None:
                     scheduler.keep_prompts(self._prompts)
                 break
             if job is None:
