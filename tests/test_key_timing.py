@@ -60,7 +60,7 @@ def test_what_is_right_does_not_show() -> None:
 
 
 def test_how_long_the_right_one_is_does_not_show() -> None:
-    found = quiet(lengths(64, guarding))
+    found = quiet(lengths(64))
     assert all(each.deviations < CHANCE for each in found.values()), report(found)
 
 
