@@ -99,10 +99,12 @@ class FakeContext:
     def state_size(self, sequence: int) -> int:
         return 4 * len(self.cells.get(sequence, []))
 
-    def state(self, sequence: int) -> bytes:
-        return "".join(map(chr, self.cells[sequence])).encode("utf-32-le")
+    def state(self, sequence: int) -> bytearray:
+        return bytearray("".join(map(chr, self.cells[sequence])).encode("utf-32-le"))
 
-    def set_state(self, sequence: int, state: memoryview, tokens: int, keep: int) -> int:
+    def set_state(
+        self, sequence: int, state: bytearray | memoryview, tokens: int, keep: int
+    ) -> int:
         self.cells[sequence] = []
         if self.refuses_states or sum(map(len, self.cells.values())) + tokens > self.size.tokens:
             return 0

@@ -23,7 +23,7 @@ def put_aside(slots: Sequence[Slot], context: Context) -> None:
     """Make the context hold nothing of idle slots, as far as LIMIT allows."""
     if not context.cuttable:
         return
-    held = sum(len(slot.aside) for slot in slots)
+    held = sum(len(slot.aside) for slot in slots if slot.aside)
     for slot in sorted(slots, key=lambda slot: -slot.last_used):
         if slot.job is not None or slot.aside or len(slot.tokens) < _WORTH:
             continue

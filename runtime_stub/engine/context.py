@@ -236,15 +236,18 @@ class Context:
         """Bytes of its state."""
         return int(library().llama_state_seq_get_size(self.handle, sequence))
 
-    def state(self, sequence: int) -> bytes:
+    def state(self, sequence: int) -> bytearray:
         """All that the context holds of a sequence."""
-        llama = library()
-        size = self.state_size(sequence)
-        state = (ctypes.c_uint8 * size)()
-        written = llama.llama_state_seq_get_data(self.handle, state, size, sequence)
-        return bytes(memoryview(state)[: int(written)])
+        state = bytearray(self.state_size(sequence))
+        room = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        written = library().llama_state_seq_get_data(self.handle, room, len(state), sequence)
+        del room  # as long as it is there, the length can't be changed
+        del state[int(written) :]
+        return state
 
-    def set_state(self, sequence: int, state: memoryview, tokens: int, keep: int) -> int:
+    def set_state(
+        self, sequence: int, state: bytearray | memoryview, tokens: int, keep: int
+    ) -> int:
         """Give a sequence the `state` that `tokens` left, cut to the first `keep` of them; returns
         how many are really usable, 0 where llama.cpp refuses it. `state` must be writable."""
         llama = library()

@@ -120,7 +120,9 @@ class PromptFolder:
         found.sort(key=lambda item: -item[0])
         return [prompt for _, prompt in found if prompt.path.exists()]
 
-    def write(self, tokens: Sequence[int], mix: Mix, state: bytes) -> StoredPrompt | None:
+    def write(
+        self, tokens: Sequence[int], mix: Mix, state: bytes | bytearray
+    ) -> StoredPrompt | None:
         """Keep a state; None where it finds no room, or the disk refuses it."""
         mixed = json.dumps(mix).encode()
         warm = write_warm(tokens, b"")
@@ -166,7 +168,9 @@ class PromptFolder:
                 taken -= facts.st_size
 
 
-def _write_file(descriptor: int, binding: bytes, mixed: bytes, warm: bytes, state: bytes) -> None:
+def _write_file(
+    descriptor: int, binding: bytes, mixed: bytes, warm: bytes, state: bytes | bytearray
+) -> None:
     head = _HEAD.pack(MAGIC, bytes(32), binding, len(mixed)) + mixed + warm
     digest = hashlib.sha256(head[_HASHED_FROM:])
     _write_all(descriptor, memoryview(head))

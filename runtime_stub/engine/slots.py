@@ -29,7 +29,7 @@ class Slot:
     sequence: int
     tokens: list[int] = field(default_factory=list)
     """What the context holds for this sequence."""
-    aside: bytes = b""
+    aside: bytearray | None = None
     """The state that `tokens` left, where it was taken out of the context."""
     mix: Mix = ()
     """The adapters that what it holds was computed with."""
@@ -96,15 +96,14 @@ class Slot:
     def forget(self) -> None:
         """The context holds nothing of this sequence any more."""
         self.tokens = []
-        self.aside = b""
+        self.aside = None
         self.places.clear()
 
     def bring_back(self, context: Context) -> None:
         """Give the context again what was put aside. Where it does not take it, it is lost."""
         if self.aside:
             count = len(self.tokens)
-            state = memoryview(bytearray(self.aside))
-            self.aside = b""
+            state, self.aside = self.aside, None
             if context.set_state(self.sequence, state, count, count) != count:
                 self.forget()
 
@@ -155,7 +154,7 @@ def place(
     else:
         kept = context.share(donor.sequence, target.sequence, kept, saved)
     target.tokens = list(prompt[:kept])
-    target.aside = b""
+    target.aside = None
     target.mix = mix
     target.places = donor.places.up_to(kept)
     if not context.cuttable:

@@ -78,7 +78,7 @@ def read_tokens(data: memoryview) -> tuple[tuple[int, ...], memoryview]:
     return tuple(tokens), data[start:]
 
 
-def write_warm(tokens: Sequence[int], state: bytes) -> bytes:
+def write_warm(tokens: Sequence[int], state: bytes | bytearray) -> bytes:
     """A warm prompt as it is stored."""
     stored = array("i", tokens)
     if sys.byteorder == "big":
