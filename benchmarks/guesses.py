@@ -15,7 +15,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from runtime_stub.engine.engine import Engine
-from runtime_stub.engine.messages import EngineSettings, Finished, ModelSource, Request, Sampling
+from runtime_stub.engine.messages import (
+    EngineSettings,
+    Finished,
+    ModelSource,
+    Request,
+    Sampling,
+    Sources,
+)
 
 CODE = """def total(items):
     result = 0
@@ -74,11 +81,10 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=7)
     options = parser.parse_args()
     with ExitStack() as stack:
-        source = model_source(stack, options.model)
         draft = model_source(stack, options.draft) if options.draft else None
+        sources = Sources(model_source(stack, options.model), draft=draft)
         with_guesses, without = (
-            Engine(source, EngineSettings(context=2048, drafts=drafts), draft=draft)
-            for drafts in (True, False)
+            Engine(sources, EngineSettings(context=2048, drafts=drafts)) for drafts in (True, False)
         )
         for name, request in REQUESTS.items():
             pairs = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from runtime_stub import cache
 from runtime_stub.bundle import Bundle
-from runtime_stub.engine.messages import AdapterSource, EngineSettings, ModelSource
+from runtime_stub.engine.messages import AdapterSource, EngineSettings, ModelSource, Sources
 from runtime_stub.errors import FormatError, InputError, SatchelError
 from runtime_stub.extract import Progress, extract_model
 from runtime_stub.locks import use
@@ -116,16 +116,6 @@ def model_source(
             if use(path, descriptor):
                 return ModelSource(descriptor, 0, entry.size, bundle.path.name)
             os.close(descriptor)  # somebody cleared the cache just now
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where a model lies, and what belongs to it."""
-
-    model: ModelSource
-    adapters: tuple[AdapterSource, ...]
-    warm: tuple[ModelSource, ...]
-    draft: ModelSource | None = None
 
 
 def find_sources(

@@ -23,8 +23,8 @@ _PLENTY = 1 << 30
 
 if TYPE_CHECKING:
     from runtime_stub.engine.hardware import Hardware
-    from runtime_stub.engine.messages import EngineSettings, Request
-    from runtime_stub.models import PackedModel, Sources
+    from runtime_stub.engine.messages import EngineSettings, Request, Sources
+    from runtime_stub.models import PackedModel
 
 
 _SERVING = ("parallel", "queue", "timeout", "prompt_cache")

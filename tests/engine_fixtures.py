@@ -17,11 +17,13 @@ from runtime_stub.engine.messages import (
     AnyRequest,
     EngineSettings,
     Event,
+    Failed,
     Finished,
     ModelFacts,
     ModelSource,
     Request,
     Sampling,
+    Sources,
     Status,
     Text,
     TokenizeRequest,
@@ -58,7 +60,7 @@ def sample_source(sample_model: Path) -> Iterator[ModelSource]:
 def sample_engine(sample_source: ModelSource) -> Iterator[Engine]:
     """One engine that answers four requests at once, for all tests that leave it running."""
     # One thread: several wait for each other in busy loops, which is slow on a busy machine.
-    engine = Engine(sample_source, EngineSettings(context=2048, parallel=4, threads=1))
+    engine = Engine(Sources(sample_source), EngineSettings(context=2048, parallel=4, threads=1))
     engine.wait_ready(60)
     yield engine
     engine.close()
@@ -82,6 +84,25 @@ def ask(
 def text_of(events: list[Event]) -> str:
     """The answer."""
     return "".join(event.text for event in events if isinstance(event, Text))
+
+
+def finished(events: list[Event]) -> Finished:
+    """The last event, of a request that was answered."""
+    assert isinstance(events[-1], Finished), events
+    return events[-1]
+
+
+def failed(events: list[Event]) -> Failed:
+    """The last event, of a request that was not."""
+    assert isinstance(events[-1], Failed), events
+    return events[-1]
+
+
+def answered(engine: Engine, request: Request) -> str:
+    """The answer of an engine."""
+    events = list(engine.answer(request))
+    finished(events)
+    return text_of(events)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
@@ -128,6 +149,14 @@ class ScriptedEngine(Engine):
         self.unloads_in: float | None = None
         self.told: list[Any] = []
         """What was said about loading: "load", "unload" and seconds."""
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    @property
+    def facts(self) -> ModelFacts | None:
+        return self._facts
 
     def submit(self, request: AnyRequest, sink: Sink) -> ScriptedTicket:  # type: ignore[override]
         ticket = ScriptedTicket()

@@ -21,6 +21,7 @@ from runtime_stub.engine.messages import (
     ModelSource,
     Request,
     Sampling,
+    Sources,
     Text,
 )
 from runtime_stub.errors import EngineError
@@ -48,8 +49,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def running(files: Path, *adapters: AdapterSource, parallel: int = 4) -> Iterator[Engine]:
     with ExitStack() as stack:
-        source = opened(stack, files / "model.gguf")
-        engine = Engine(source, EngineSettings(1024, parallel, threads=1, batch=48), adapters)
+        sources = Sources(opened(stack, files / "model.gguf"), adapters)
+        engine = Engine(sources, EngineSettings(1024, parallel, threads=1, batch=48))
         stack.callback(engine.close)
         engine.wait_ready(60)
         yield engine
@@ -175,7 +176,7 @@ def test_what_is_no_adapter(files: Path) -> None:
     with ExitStack() as stack:
         wrong = AdapterSource("wrong", opened(stack, files / "model.gguf"))
         engine = Engine(
-            opened(stack, files / "model.gguf"), EngineSettings(256, threads=1), (wrong,)
+            Sources(opened(stack, files / "model.gguf"), (wrong,)), EngineSettings(256, threads=1)
         )
         stack.callback(engine.close)
         with pytest.raises(EngineError, match=r"the adapter 'wrong' can't be loaded: .*adapter"):
@@ -187,8 +188,8 @@ def test_an_adapter_in_a_context_made_for_its_request(
 ) -> None:
     """llama.cpp makes its buffers anew for the adapter: those from before are gone."""
     with ExitStack() as stack:
-        source = opened(stack, files / "model.gguf")
-        engine = Engine(source, EngineSettings(FIT_REQUEST, threads=1), adapters)
+        sources = Sources(opened(stack, files / "model.gguf"), adapters)
+        engine = Engine(sources, EngineSettings(FIT_REQUEST, threads=1))
         stack.callback(engine.close)
         texts = [asked(engine, request((("red", None),))) for _ in range(2)]
     assert texts[0] == texts[1]

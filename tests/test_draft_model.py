@@ -18,7 +18,7 @@ from runtime_stub.engine.draft_model import DraftModel
 from runtime_stub.engine.drafts import Chance, Drafts
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.guessing import Guessing, Wish
-from runtime_stub.engine.messages import EngineSettings, Finished, Request, Sampling
+from runtime_stub.engine.messages import EngineSettings, Finished, Request, Sampling, Sources
 from runtime_stub.engine.pace import Pace
 from runtime_stub.engine.sampler import Sampler
 from runtime_stub.engine.slots import Slot
@@ -42,9 +42,8 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(model: Path, draft: Path | None, *, drafts: bool = True) -> Iterator[Engine]:
     with ExitStack() as stack:
         engine = Engine(
-            source(stack, model),
+            Sources(source(stack, model), draft=None if draft is None else source(stack, draft)),
             EngineSettings(512, 4, threads=1, batch=64, drafts=drafts),
-            draft=None if draft is None else source(stack, draft),
         )
         stack.callback(engine.close)
         engine.wait_ready(60)
@@ -315,7 +314,9 @@ def test_memory_is_counted(model: Path, other: Path) -> None:
     """The context leaves room for what guesses."""
     made: list[int] = []
     with running(model, other) as engine:
-        draft = engine._draft
+        loaded = engine._standing.loaded
+        assert loaded is not None
+        draft = loaded.draft
         assert draft is not None
         made.append(draft.memory)
     assert made[0] > other.stat().st_size // 2

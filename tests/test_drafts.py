@@ -24,6 +24,7 @@ from runtime_stub.engine.messages import (
     ModelSource,
     Request,
     Sampling,
+    Sources,
     Text,
 )
 from runtime_stub.engine.pace import Pace
@@ -131,8 +132,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def running(model: Path, *, drafts: bool, kv: str = "f16") -> Iterator[Engine]:
     descriptor = os.open(model, os.O_RDONLY)
-    source = ModelSource(descriptor, 0, model.stat().st_size)
-    engine = Engine(source, EngineSettings(256, 4, threads=1, batch=64, drafts=drafts, kv=kv))
+    sources = Sources(ModelSource(descriptor, 0, model.stat().st_size))
+    engine = Engine(sources, EngineSettings(256, 4, threads=1, batch=64, drafts=drafts, kv=kv))
     try:
         engine.wait_ready(60)
         yield engine

@@ -78,7 +78,9 @@ def test_what_others_will_use_is_not_free(
     sample_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And where memory is short, the context for embeddings does not stay."""
-    embedder = Embedder(sample_engine._model, 1, reserved=600 << 20)
+    loaded = sample_engine._standing.loaded
+    assert loaded is not None
+    embedder = Embedder(loaded.model, 1, reserved=600 << 20)
     free = 1 << 30
     monkeypatch.setattr(
         "runtime_stub.engine.embedder.read_hardware", lambda: Hardware(1, 1, 1 << 30, free)

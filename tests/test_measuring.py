@@ -13,10 +13,11 @@ import pytest
 import tiny_models
 from engine_fixtures import eventually
 
-from runtime_stub.engine import engine as engine_module
+from runtime_stub.engine import measuring
+from runtime_stub.engine.context import Context
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.library import library
-from runtime_stub.engine.messages import EngineSettings, Finished, ModelSource, Request
+from runtime_stub.engine.messages import EngineSettings, Finished, ModelSource, Request, Sources
 from runtime_stub.engine.profile import Measured, Profile
 from runtime_stub.engine.tuner import Tuner, WantedError
 from runtime_stub.errors import EngineError
@@ -56,8 +57,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without other work, and little patience."""
-    monkeypatch.setattr(engine_module, "REST", 0.05)
-    monkeypatch.setattr(engine_module, "used_by_others", lambda *_: 0.0)
+    monkeypatch.setattr(measuring, "REST", 0.05)
+    monkeypatch.setattr(measuring, "used_by_others", lambda *_: 0.0)
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def running(
     descriptor = os.open(model, os.O_RDONLY)
     source = ModelSource(descriptor, 0, model.stat().st_size)
     made = EngineSettings(256, 2, **settings)  # type: ignore[arg-type]
-    engine = Engine(source, made, shelf=shelf, measures=measures)
+    engine = Engine(Sources(source), made, shelf=shelf, measures=measures)
     try:
         engine.wait_ready(60)
         yield engine
@@ -82,9 +83,15 @@ def running(
         os.close(descriptor)
 
 
+def context_of(engine: Engine) -> Context:
+    loaded = engine._standing.loaded
+    assert loaded is not None
+    assert loaded.context is not None
+    return loaded.context
+
+
 def threads_of(engine: Engine) -> tuple[int, int]:
-    context = engine._context
-    assert context is not None
+    context = context_of(engine)
     llama = library()
     return (
         int(llama.llama_n_threads(context.handle)),
@@ -114,8 +121,7 @@ def test_what_is_known_is_used(model: Path) -> None:
     shelf = Shelf(FOUND)
     with running(model, shelf) as engine:
         assert threads_of(engine) == (2, 3)
-        assert engine._context is not None
-        assert engine._context.batch_size == 64
+        assert context_of(engine).batch_size == 64
         assert asked(engine)
         time.sleep(0.2)
     assert shelf.calls == []
@@ -149,7 +155,7 @@ def test_not_while_the_machine_works_for_others(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = [0.9, 0.5, 0.0, 0.0, 0.0]
-    monkeypatch.setattr(engine_module, "used_by_others", lambda *_: shares.pop(0))
+    monkeypatch.setattr(measuring, "used_by_others", lambda *_: shares.pop(0))
     shelf = Shelf()
     with running(model, shelf):
         assert eventually(lambda: "keep" in shelf.calls)
@@ -167,11 +173,11 @@ def test_a_result_from_a_busy_machine_is_none(model: Path, monkeypatch: pytest.M
 
 
 def test_who_asks_is_answered_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measuring = threading.Event()
+    begun = threading.Event()
     finds = threading.Event()
 
     def measure(self: Tuner) -> Measured:
-        measuring.set()
+        begun.set()
         while not finds.is_set():
             if self._is_wanted():
                 raise WantedError
@@ -182,19 +188,19 @@ def test_who_asks_is_answered_at_once(model: Path, monkeypatch: pytest.MonkeyPat
     shelf = Shelf()
     with running(model, shelf) as engine:
         for _ in range(2):
-            assert measuring.wait(10)
+            assert begun.wait(10)
             assert asked(engine)
-            measuring.clear()
+            begun.clear()
         finds.set()
         assert eventually(lambda: "keep" in shelf.calls)
     assert shelf.calls == ["begin", "give up", "begin", "give up", "begin", "keep"]
 
 
 def test_it_ends_with_the_engine(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measuring = threading.Event()
+    begun = threading.Event()
 
     def measure(self: Tuner) -> Measured:
-        measuring.set()
+        begun.set()
         while not self._is_wanted():
             time.sleep(0.001)
         raise WantedError
@@ -202,7 +208,7 @@ def test_it_ends_with_the_engine(model: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Tuner, "measure", measure)
     shelf = Shelf()
     with running(model, shelf) as engine:
-        assert measuring.wait(10)
+        assert begun.wait(10)
         started = time.monotonic()
         engine.close()
         assert time.monotonic() - started < 5

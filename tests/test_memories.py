@@ -26,6 +26,7 @@ from runtime_stub.engine.messages import (
     ModelSource,
     Request,
     Sampling,
+    Sources,
     Text,
     TokenLogprob,
 )
@@ -89,7 +90,7 @@ def can_be_cut(kind: str) -> bool:
 def running(source: ModelSource, parallel: int = 4, context: int = 2048) -> Iterator[Engine]:
     # Small batches, so that prompts take several and readers share them.
     settings = EngineSettings(context, parallel, threads=1, batch=48, kv=kv_of(source))
-    engine = Engine(source, settings)
+    engine = Engine(Sources(source), settings)
     try:
         engine.wait_ready(60)
         yield engine

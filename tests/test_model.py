@@ -12,7 +12,7 @@ from engine_fixtures import GREEDY, ask, sample_model, sample_source, text_of
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.errors import TooLongError
 from runtime_stub.engine.library import native
-from runtime_stub.engine.messages import EngineSettings, ModelSource
+from runtime_stub.engine.messages import EngineSettings, ModelSource, Sources
 from runtime_stub.engine.model import Model, load_model
 from runtime_stub.errors import EngineError
 
@@ -93,7 +93,8 @@ def test_odd_text(model: Model, text: str) -> None:
 def answer(path: Path, offset: int, length: int) -> str:
     with path.open("rb") as stream:
         engine = Engine(
-            ModelSource(stream.fileno(), offset, length), EngineSettings(context=256, threads=1)
+            Sources(ModelSource(stream.fileno(), offset, length)),
+            EngineSettings(context=256, threads=1),
         )
         events = list(
             engine.answer(ask("What is the name of the capital of France?", sampling=GREEDY))

@@ -14,7 +14,7 @@ from test_warm import ALWAYS_GOES_ON, KINDS, TEMPLATE, asked, source
 
 from runtime_stub.engine import prompt_cache
 from runtime_stub.engine.engine import Engine
-from runtime_stub.engine.messages import AdapterSource, EngineSettings, PromptRead, Request
+from runtime_stub.engine.messages import AdapterSource, EngineSettings, PromptRead, Request, Sources
 from runtime_stub.engine.prompt_files import PromptFolder
 
 LONG = "".join(tiny_models.CHARACTERS[(7 * n + n // 13) % 90] for n in range(600))
@@ -43,10 +43,12 @@ def running(
             folder.mkdir(mode=0o700, exist_ok=True)
             prompts = PromptFolder(folder, limit, BINDING)
         engine = Engine(
-            source(stack, model),
+            Sources(
+                source(stack, model),
+                tuple(AdapterSource(path.stem, source(stack, path)) for path in adapters),
+            ),
             EngineSettings(2048, parallel=parallel, threads=1, template=TEMPLATE),
-            [AdapterSource(path.stem, source(stack, path)) for path in adapters],
-            prompts=prompts,
+            prompts,
         )
         stack.callback(engine.close)
         engine.wait_ready(60)

@@ -19,6 +19,7 @@ from runtime_stub.engine.messages import (
     ModelSource,
     Request,
     Sampling,
+    Sources,
     Text,
 )
 from runtime_stub.engine.warm import MAGIC, read_warm, write_warm
@@ -83,9 +84,11 @@ def running(
     )
     with ExitStack() as stack:
         engine = Engine(
-            source(stack, model),
+            Sources(
+                source(stack, model),
+                warm=tuple(source(stack, path, offset) for path in warm),
+            ),
             settings,
-            warm=[source(stack, path, offset) for path in warm],
         )
         stack.callback(engine.close)
         engine.wait_ready(60)
@@ -133,8 +136,8 @@ def test_examples_are_read_already(system: str | None, tmp_path: Path) -> None:
         data = make_warm(source(stack, model), TEMPLATE, system, nothing, settings)
         (tmp_path / "warm").write_bytes(data)
         found = []
-        for warm in ([], [source(stack, tmp_path / "warm")]):
-            engine = Engine(source(stack, model), settings, warm=warm)
+        for warm in ((), (source(stack, tmp_path / "warm"),)):
+            engine = Engine(Sources(source(stack, model), warm=warm), settings)
             stack.callback(engine.close)
             engine.wait_ready(60)
             found.append(asked(engine, wanted))

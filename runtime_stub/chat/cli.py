@@ -240,10 +240,7 @@ def _engine(
     found = find_model(session, chosen.model, drafts=settings.drafts)
     confinement = enter(session, options)
     shelf = shelf_for(session.bundle, chosen.model, settings)
-    engine = Engine(
-        found.model, settings, found.adapters, found.warm, draft=found.draft, shelf=shelf
-    )
-    return engine, confinement
+    return Engine(found, settings, shelf=shelf), confinement
 
 
 def _show_loading(engine: Engine) -> None:

@@ -98,11 +98,8 @@ class PackModels:
             )
             on_progress(1.0)
             return Engine(
-                found.model,
+                found,
                 settings,
-                found.adapters,
-                found.warm,
-                draft=found.draft,
                 shelf=shelf_for(self._bundle, model, settings),
                 measures=True,
             )

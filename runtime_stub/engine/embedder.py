@@ -8,7 +8,9 @@ import operator
 from typing import Any
 
 from runtime_stub.engine.hardware import read_hardware
+from runtime_stub.engine.job import Job
 from runtime_stub.engine.library import library, recent_problems
+from runtime_stub.engine.messages import Embeddings, EmbedRequest, Failed, RerankRequest, Scores
 from runtime_stub.engine.model import Model
 from runtime_stub.errors import EngineError, PromptError
 
@@ -42,6 +44,30 @@ class Embedder:
         self._handle: Any = None
         self._size = 0
         """Tokens of the context; 0 for none."""
+
+    def answer(self, job: Job) -> None:
+        """Send what an EmbedRequest or a RerankRequest asks for, or why that can't be had."""
+        request = job.request
+        try:
+            if isinstance(request, EmbedRequest):
+                vectors = [
+                    self.embed(text, normalise=request.normalise)
+                    for text in request.texts
+                    if not job.cancelled
+                ]
+                job.send(Embeddings(tuple(v for v, _ in vectors), sum(n for _, n in vectors)))
+            elif isinstance(request, RerankRequest):
+                scores = [
+                    self.score(request.query, document)
+                    for document in request.documents
+                    if not job.cancelled
+                ]
+                job.send(Scores(tuple(s for s, _ in scores), sum(n for _, n in scores)))
+            self.rest()
+        except PromptError as error:
+            job.send(Failed("prompt", error.message, error.hint))
+        except EngineError as error:
+            job.send(Failed("unsupported", error.message, error.hint))
 
     def embed(self, text: str, *, normalise: bool) -> tuple[tuple[float, ...], int]:
         """The vector of `text` and how many tokens were read. Raises PromptError."""

@@ -63,3 +63,14 @@ class Job:
             self.sink(event)
         except Exception:  # noqa: BLE001  (a face's mistake must not end all others' requests)
             self.cancelled = True
+
+
+class Ticket:
+    """Handle to a submitted request."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def cancel(self) -> None:
+        """Stop at the next step; the request still ends with an event."""
+        self._job.cancelled = True

@@ -31,6 +31,18 @@ class AdapterSource:
     """Whether it works where a request chooses nothing."""
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where a model lies, and what belongs to it."""
+
+    model: ModelSource
+    adapters: tuple[AdapterSource, ...] = ()
+    warm: tuple[ModelSource, ...] = ()
+    """Prompts that it has read already."""
+    draft: ModelSource | None = None
+    """A model that guesses ahead for it."""
+
+
 Mix = tuple[tuple[str, float], ...]
 """Names of adapters and how strongly each works, in order of the names; empty for none."""
 

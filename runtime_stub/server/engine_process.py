@@ -91,12 +91,9 @@ def answer_parent(session: Session, end: socket.socket, start: Start | None = No
         if settings.prompt_cache and (known := shelf.read()) is not None:
             settings = applied(settings, known.profile)
         return Engine(
-            found.model,
+            found,
             start.settings,
-            found.adapters,
-            found.warm,
             kept_prompts(session.bundle, model, settings),
-            found.draft,
             shelf=shelf,
             measures=alone,
             after_step=connection.flush,
