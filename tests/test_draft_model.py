@@ -65,9 +65,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(Chance, "learn", note)
     # It is to choose among the same letters as the requests.
-    monkeypatch.setattr(
-        draft_model, "make_sampler", lambda model: Sampler(ALWAYS_GOES_ON, model)._chain
-    )
+    monkeypatch.setattr(draft_model, "make_sampler", lambda model: Sampler(ALWAYS_GOES_ON, model))
     return found
 
 

@@ -22,7 +22,7 @@ from runtime_stub.engine.messages import (
     Text,
 )
 from runtime_stub.engine.model import Model
-from runtime_stub.engine.sampler import Choice, DeadEndError
+from runtime_stub.engine.sampler import DeadEndError, Odds
 from runtime_stub.engine.scheduler import Scheduler
 from runtime_stub.errors import PromptError
 
@@ -134,15 +134,18 @@ class FakeSampler:
         self.grammar, self.logprobs, self.offset = grammar, logprobs, seed_offset
         self.freed = False
         self.accepted: list[int] = []
+        self.odds: Odds | None = None
         FakeSampler.made.append(self)
 
-    def sample(self, _context: Any, index: int, _candidates: Any) -> Choice:
+    def sample(self, _context: Any, index: int, _candidates: Any) -> int:
         token, _, _, output = FakeSampler.context.batch[index]
         assert output, "logits were asked for"
         if self.grammar == "dead" and chr(token) == "c":
             raise DeadEndError
         following = END if token == ord("z") else token + 1 + (self.offset if token == 97 else 0)
-        return Choice(following, -0.5, ((following, -0.5), (ord("?"), -1.5)))
+        if self.logprobs is not None:
+            self.odds = Odds(-0.5, ((following, -0.5), (ord("?"), -1.5)))
+        return following
 
     def accept(self, token: int) -> None:
         self.accepted.append(token)

@@ -64,7 +64,7 @@ def choices(model: Model, context: Context, sampling: Sampling, logits: Any) -> 
     chosen = []
     for values in logits:
         set_logits(model, context, values)
-        chosen.append(sampler.sample(context.handle, 0, candidates).token)
+        chosen.append(sampler.sample(context.handle, 0, candidates))
     sampler.free()
     return chosen
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from runtime_stub.engine import parse
 from runtime_stub.engine.messages import Event, Reasoning, Text, TokenLogprob, ToolCall
@@ -44,22 +44,19 @@ class Answer:
         text = self._text.feed(data)
         if logprob is not None:
             self._logprobs.append(logprob)
-        elif self._parser is None:  # nearly always
-            return (Text(text, self._choice),) if text else ()
-        return self._events(text, final=False)
+        if self._parser is None:  # nearly always
+            return (self._piece(text),) if text else ()
+        return self._events(self._parser.feed(text)) if text else ()
 
     def finish(self) -> Iterable[Event]:
         """The rest."""
-        return self._events(self._text.finish(), final=True)
-
-    def _events(self, text: str, *, final: bool) -> Iterator[Event]:
+        text = self._text.finish()
         if self._parser is None:
-            if text or (final and self._logprobs):
-                yield self._piece(text)
-            return
+            return (self._piece(text),) if text or self._logprobs else ()
         pieces = self._parser.feed(text) if text else []
-        if final:
-            pieces += self._parser.finish()
+        return self._events([*pieces, *self._parser.finish()])
+
+    def _events(self, pieces: Sequence[parse.Piece]) -> Iterator[Event]:
         for piece in pieces:
             if self._single and isinstance(piece, parse.ToolCallStart) and self.called:
                 self._over = True
@@ -77,5 +74,7 @@ class Answer:
         return ToolCall(piece.index, arguments=piece.text, choice=self._choice)
 
     def _piece(self, text: str) -> Text:
+        if not self._logprobs:
+            return Text(text, self._choice)
         logprobs, self._logprobs = tuple(self._logprobs), []
         return Text(text, self._choice, logprobs)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from runtime_stub.engine.candidates import Candidates
 from runtime_stub.engine.context import Context, ContextSize
 from runtime_stub.engine.drafts import PRIOR, ROOM, Chance
-from runtime_stub.engine.library import library
-from runtime_stub.engine.messages import EngineSettings, ModelSource
+from runtime_stub.engine.messages import EngineSettings, ModelSource, Sampling
 from runtime_stub.engine.model import Model, load_model
+from runtime_stub.engine.sampler import Sampler
 from runtime_stub.engine.slots import common
 from runtime_stub.errors import EngineError
 
@@ -68,6 +68,7 @@ class DraftModel:
         self.useful = True
         """Whether it guesses; not any more once that has failed."""
         self._sampler = make_sampler(model)
+        self._candidates = Candidates(model.vocabulary_size)
         self._held: dict[int, list[int]] = {}
         """What its context holds, by sequence."""
         self._origins: dict[int, int] = {}
@@ -168,7 +169,6 @@ class DraftModel:
     def _decide(self, ready: Mapping[int, tuple[list[int], int]]) -> dict[int, list[int]]:
         guesses: dict[int, list[int]] = {sequence: [] for sequence in ready}
         feeding = {sequence: missing for sequence, (missing, _) in ready.items()}
-        sample = library().llama_sampler_sample
         while feeding:
             self._context.clear_batch()
             # Where very many are answered at once, some get no guess this time.
@@ -183,7 +183,7 @@ class DraftModel:
                 self._step = _average(self._step, seconds)
             feeding = {}
             for sequence, place in places.items():
-                token = int(sample(self._sampler, self._context.handle, place))
+                token = self._sampler.sample(self._context.handle, place, self._candidates)
                 if token >= self._size:
                     continue
                 guesses[sequence].append(token)
@@ -209,17 +209,15 @@ class DraftModel:
 
     def free(self) -> None:
         """Release the context; the object must not be used afterwards."""
-        if self._sampler:
-            library().llama_sampler_free(self._sampler)
-            self._sampler = None
+        self._sampler.free()
         self._context.free()
         self._model.free()
 
 
-def make_sampler(_model: Model) -> Any:
+def make_sampler(model: Model) -> Sampler:
     """What chooses a guess: the likeliest token, whatever the request asks for. The main model's
     own choice decides."""
-    return library().llama_sampler_init_greedy()
+    return Sampler(Sampling(temperature=0), model)
 
 
 def load_draft(

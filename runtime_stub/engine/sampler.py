@@ -28,12 +28,12 @@ class DeadEndError(Exception):
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A sampled token, with its probability where that was asked for."""
+class Odds:
+    """How likely a sampled token was."""
 
-    token: int
-    logprob: float = 0.0
+    logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    """Those that were likeliest, best first."""
 
 
 class Sampler:
@@ -53,6 +53,8 @@ class Sampler:
         Raises PromptError when llama.cpp does not take the grammar.
         """
         llama = library()
+        self.odds: Odds | None = None
+        """Of the last token that was sampled, where they were asked for."""
         self._logprobs = logprobs
         self._grammar: Any = None
         self._softmax: Any = None
@@ -77,27 +79,35 @@ class Sampler:
         self._chain = self._listed
         if biases:
             self._chain = _chain(llama, [_bias(llama, biases, model), self._listed])
+        self._remembers = _penalises(sampling) or sampling.dry_multiplier > 0
+        """Whether what was chosen before matters."""
+        self._is_plain = grammar is None and logprobs is None
 
-    def sample(self, context: Any, index: int, candidates: Candidates) -> Choice:
+    def sample(self, context: Any, index: int, candidates: Candidates) -> int:
         """Choose a token from the logits of batch position `index`, and remember it.
 
         Raises DeadEndError when the grammar leaves nothing to choose: accepting any token
         then would end the process.
         """
-        llama = library()
-        if self._list is None and self._grammar is None and self._softmax is None:
-            return Choice(int(llama.llama_sampler_sample(self._chain, context, index)))
+        if self._list is None and self._is_plain:
+            return int(library().llama_sampler_sample(self._chain, context, index))
         token = self._first_choice(context, index, candidates)
+        if not self._is_plain:
+            token = self._looked_at(token, context, index, candidates)
+        if self._remembers:
+            library().llama_sampler_accept(self._chain, token)
+        return token
+
+    def _looked_at(self, token: int, context: Any, index: int, candidates: Candidates) -> int:
+        """The token that the grammar lets come in place of `token`, after noting its odds."""
         if self._grammar is not None and not is_allowed(self._grammar, token):
             token = self._constrained(context, index, candidates)
-        logprob, top = 0.0, ()
         if self._softmax is not None:
             candidates.fill(context, index)
-            logprob, top = candidates.probabilities(token, self._logprobs or 0, self._softmax)
-        llama.llama_sampler_accept(self._chain, token)
+            self.odds = Odds(*candidates.probabilities(token, self._logprobs or 0, self._softmax))
         if self._grammar is not None:
-            llama.llama_sampler_accept(self._grammar, token)
-        return Choice(token, logprob, top)
+            library().llama_sampler_accept(self._grammar, token)
+        return token
 
     def _first_choice(self, context: Any, index: int, candidates: Candidates) -> int:
         """What it would be without a grammar: going through that with every token is slow, and

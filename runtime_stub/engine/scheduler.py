@@ -31,7 +31,7 @@ from runtime_stub.engine.messages import (
 )
 from runtime_stub.engine.model import Model
 from runtime_stub.engine.pace import Pace
-from runtime_stub.engine.sampler import Choice, DeadEndError, Sampler
+from runtime_stub.engine.sampler import DeadEndError, Odds, Sampler
 from runtime_stub.engine.slots import Slot, place
 from runtime_stub.engine.turns import Turns
 from runtime_stub.engine.warm import Remembered
@@ -212,6 +212,10 @@ class Scheduler:
                     sampler.accept(token)
             slot.mix = job.mix
             slot.take(job, choice, sampler, Answer(choice, job.reading, request.stop))
+            # The last token of an answer is not fed.
+            slot.most = self._context.size.tokens - len(job.tokens)
+            if request.max_tokens is not None:
+                slot.most = min(slot.most, request.max_tokens)
             slot.cached = kept
         job.send(Begun(tuple(slot.sequence for slot in self._endings.slots_of(job))))
 
@@ -269,10 +273,7 @@ class Scheduler:
         room = min(self._context.room, tokens - self._held()) // len(writers) - 1
         wishes = []
         for slot in writers:
-            left = tokens - len(slot.tokens) - 2
-            if slot.job is not None and slot.job.generation.max_tokens is not None:
-                left = min(left, slot.job.generation.max_tokens - slot.generated - 1)
-            wishes.append(Wish(slot, min(left, room)))
+            wishes.append(Wish(slot, min(slot.most - slot.generated - 1, room)))
         self._guessing.guess(wishes, len(writers) - 1)
 
     def _feed(self, slot: Slot, token: int, *, output: bool) -> int:
@@ -341,42 +342,39 @@ class Scheduler:
         if slot.first_token == 0:
             slot.first_token = time.monotonic()
         try:
-            choice = slot.sampler.sample(self._context.handle, index, self._candidates)
+            token = slot.sampler.sample(self._context.handle, index, self._candidates)
         except DeadEndError:
             self._endings.fail(slot.job, _DEAD_END)
             return
-        slot.next_token = choice.token
+        slot.next_token = token
         if self._guessing is not None:
-            self._guessing.note(slot, choice.token)
-        self._take(slot, slot.job, choice)
+            self._guessing.note(slot, token)
+        self._take(slot, slot.job, token, slot.sampler.odds)
 
-    def _take(self, slot: Slot, job: Job, choice: Choice) -> None:
+    def _take(self, slot: Slot, job: Job, token: int, odds: Odds | None) -> None:
         """Pass a sampled token on, and see whether it was the last."""
         if slot.answer is None:
             return
-        shown = job.reading.shown.get(choice.token)
-        if shown is None and self._model.ends_generation(choice.token):
+        shown = job.reading.shown.get(token)
+        ends = self._model.ends_generation(token)
+        if ends and shown is None:
             self._endings.end(slot, "stop")
             return
         slot.generated += 1
-        data = self._model.piece(choice.token) if shown is None else shown
-        logprob = self._logprob(choice, data) if job.generation.logprobs is not None else None
-        for event in slot.answer.feed(data, logprob):
+        data = self._model.piece(token) if shown is None else shown
+        for event in slot.answer.feed(data, self._logprob(odds, data) if odds else None):
             job.send(event)
-        limit = job.generation.max_tokens
-        if slot.answer.over or self._model.ends_generation(choice.token):
+        if ends or slot.answer.over:
             self._endings.end(slot, "stop")
-        elif (limit is not None and slot.generated >= limit) or (
-            len(slot.tokens) + 1 >= self._context.size.tokens
-        ):
+        elif slot.generated >= slot.most:
             self._endings.end(slot, "length")
 
-    def _logprob(self, choice: Choice, data: bytes) -> TokenLogprob:
-        top = ((self._model.piece(token, special=True), value) for token, value in choice.top)
+    def _logprob(self, odds: Odds, data: bytes) -> TokenLogprob:
+        top = ((self._model.piece(token, special=True), value) for token, value in odds.top)
         return TokenLogprob(
             data.decode(errors="replace"),
             data,
-            choice.logprob,
+            odds.logprob,
             tuple((raw.decode(errors="replace"), raw, value) for raw, value in top),
         )
 

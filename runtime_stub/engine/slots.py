@@ -57,6 +57,8 @@ class Slot:
     """What learns from how that turns out."""
     cached: int = 0
     generated: int = 0
+    most: int = 0
+    """Tokens that it may generate."""
     started: float = 0.0
     first_token: float = 0.0
     last_used: float = 0.0
