@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from engine_fixtures import eventually
-from test_remote import running_loop
+from scripted_process import running_loop
 
 from runtime_stub.engine.loan import Loan
 from runtime_stub.engine.messages import Text

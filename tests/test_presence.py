@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from engine_fixtures import eventually
-from test_remote import AGAIN, DONE, HELLO, SERVE, Answer, Scripted, submit
+from scripted_process import AGAIN, DONE, HELLO, SERVE, Answer, Scripted, submit
 
-from runtime_stub.engine import remote
+from runtime_stub.engine import supervisor
 from runtime_stub.engine.messages import EngineSettings, Failed, Finished, Status, Text
 from runtime_stub.engine.remote import RemoteEngine
 from runtime_stub.engine.residence import Residence, Stay
@@ -21,8 +21,8 @@ Make = Callable[..., Made]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(remote, "_LOOK", 0.05)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(supervisor, "LOOK", 0.05)
 
 
 @pytest.fixture
