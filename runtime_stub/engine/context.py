@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from runtime_stub.engine.batch import Batch
 from runtime_stub.engine.hardware import Hardware
 from runtime_stub.engine.kv import KV_TYPES, NEEDS_FLASH_ATTENTION
 from runtime_stub.engine.library import library, quietly, recent_problems
@@ -139,14 +140,10 @@ class Context:
         self._window = model.window
         self.cuttable, self.forgiving = model.cuttable, model.forgiving
         self.batch_size = int(parameters.n_batch)
-        self._batch = batch = llama.llama_batch_init(self.batch_size, 0, 1)
+        self._batch = Batch(self.batch_size)
         self._used = 0
         """Tokens in the batch."""
-        # Every look into the structure makes a new object: once is enough.
-        self._tokens, self._positions, self._outputs = batch.token, batch.pos, batch.logits
-        self._sequences = batch.seq_id[: self.batch_size]
-        for index in range(self.batch_size):
-            batch.n_seq_id[index] = 1
+        self._decode = llama.llama_decode
 
     @staticmethod
     def threads_for(settings: EngineSettings, threads: int) -> tuple[int, int]:
@@ -180,17 +177,19 @@ class Context:
     def add(self, token: int, position: int, sequence: int, *, output: bool) -> int:
         """Append a token to the batch; returns its index there."""
         index = self._used
-        self._tokens[index] = token
-        self._positions[index] = position
-        self._sequences[index][0] = sequence
-        self._outputs[index] = output
+        batch = self._batch
+        batch.tokens[index] = token
+        batch.positions[index] = position
+        batch.sequences[index] = sequence
+        batch.outputs[index] = output
         self._used = index + 1
         return index
 
     def decode(self) -> int:
         """Run the batch: 0 is success, NO_ROOM a full cache, anything else a failure."""
-        self._batch.n_tokens = self._used
-        return int(library().llama_decode(self.handle, self._batch))
+        batch = self._batch.native
+        batch.n_tokens = self._used
+        return int(self._decode(self.handle, batch))
 
     def keep(self, sequence: int, tokens: int, saved: bytes | None = None) -> int:
         """Cut a sequence to its first `tokens`; returns how many are really usable.
@@ -269,9 +268,8 @@ class Context:
         )
 
     def free(self) -> None:
-        """Release batch and context; the object must not be used afterwards."""
+        """Release the context; the object must not be used afterwards."""
         if self.handle:
-            library().llama_batch_free(self._batch)
             library().llama_free(self.handle)
             self.handle = None
 

@@ -9,6 +9,7 @@ Loading starts at once; requests that come before it has ended wait for it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,7 +103,7 @@ class Engine:
         """Queue a request. `sink` gets its events from the engine's threads, in order, one of
         LAST_EVENTS at the end; it must return quickly."""
         settings = self._settings
-        deadline = time.monotonic() + settings.timeout if settings.timeout else None
+        deadline = time.monotonic() + settings.timeout if settings.timeout else math.inf
         job = Job(request, sink, self._forget, deadline)
         refusal: Failed | None = None
         with self._lock:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from runtime_stub.engine.interface import Sink
 from runtime_stub.engine.messages import LAST_EVENTS, AnyRequest, Event, Mix, Request
 from runtime_stub.engine.reading import Reading
+
+_LAST = frozenset(LAST_EVENTS)
 
 
 @dataclass(eq=False)
@@ -20,7 +22,7 @@ class Job:
     sink: Sink
     on_end: Callable[[Job], None] | None = None
     """Called before the last event is sent."""
-    deadline: float | None = None
+    deadline: float = math.inf
     """When it is given up, on the monotonic clock."""
     tokens: list[int] = field(default_factory=list)
     """The prompt."""
@@ -42,15 +44,10 @@ class Job:
             raise TypeError(f"{type(self.request).__name__} generates nothing")
         return self.request
 
-    @property
-    def overdue(self) -> bool:
-        """Whether its time is up."""
-        return self.deadline is not None and time.monotonic() > self.deadline
-
     def send(self, event: Event) -> None:
         """Pass an event on. Nothing follows a last event, whichever thread sends it; a sink
         that raises hurts its own request only."""
-        if isinstance(event, LAST_EVENTS):
+        if type(event) in _LAST:  # an `isinstance` looks at each of them
             with self._lock:
                 if self._ended:
                     return

@@ -4,6 +4,9 @@ Each step builds one batch out of the next token of every choice that is being a
 as much of the unread prompts as fits beside them, runs it, and samples. A choice holds a slot
 (a sequence of the context); a slot keeps its tokens afterwards, so that the next turn of the
 same chat reads only what is new.
+
+What is done in every step looks at as few objects as possible: while the model computes, its
+weights push everything else out of the processor's caches.
 """
 
 from __future__ import annotations
@@ -65,6 +68,8 @@ class Scheduler:
         self._model = model
         self._context = context
         self._slots = [Slot(sequence) for sequence in range(parallel)]
+        self._busy: list[Slot] = []
+        """Those that work on a choice. While a step runs, some of them may have just ended it."""
         self._waiting: deque[Job] = deque()
         self._candidates = Candidates(model.vocabulary_size)
         self._pace = Pace()
@@ -77,7 +82,7 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._waiting and self._rests
+        return not (self._waiting or self._busy)
 
     def add(self, job: Job) -> None:
         """Take a request in; it starts as soon as there are slots for its choices."""
@@ -105,10 +110,10 @@ class Scheduler:
     def step(self) -> None:
         """Advance every running request by one batch."""
         self._drop_abandoned()
-        rested = self._rests
+        rested = not self._busy
         if self._waiting:
             self._admit()
-        generated, read = self._fill_batch(rested=rested)
+        generated, guessed, read = self._fill_batch(rested=rested)
         if generated + read == 0:
             return
         started = time.monotonic()
@@ -118,9 +123,9 @@ class Scheduler:
         elif result != 0:
             self.fail_all(Failed("engine", f"llama.cpp failed to decode (code {result})"))
         else:
-            guessed = sum(len(slot.guess) for slot in self._slots)
             self._sample_all()
             self._pace.note(generated, read, time.monotonic() - started, guessed)
+        self._note_busy()
 
     def fail_all(self, event: Failed) -> None:
         """End everything that runs or waits with `event`, and forget all cached tokens."""
@@ -131,6 +136,7 @@ class Scheduler:
         for slot in self._slots:
             slot.release()
             self._empty(slot)
+        self._busy = []
 
     def keep_prompts(self, cache: PromptCache, seconds: float | None = None) -> None:
         """Let `cache` have what idle slots hold: one state now, or all, as far as `seconds`
@@ -145,22 +151,19 @@ class Scheduler:
         for slot in self._slots:
             slot.release()
 
-    @property
-    def _rests(self) -> bool:
-        return all(slot.job is None for slot in self._slots)
+    def _note_busy(self) -> None:
+        self._busy = [slot for slot in self._busy if slot.job is not None]
 
     def _running(self) -> list[Job]:
         return list(dict.fromkeys(slot.job for slot in self._slots if slot.job is not None))
 
     def _drop_abandoned(self) -> None:
-        for job in self._running():
-            if job.cancelled:
-                for slot in self._endings.slots_of(job):
-                    self._endings.end(slot, "cancelled")
-            elif job.overdue:
-                self._endings.fail(job, Failed("timeout", "the request took too long"))
-        for job in list(self._waiting):
-            if job.cancelled or job.overdue:
+        now = time.monotonic()
+        for slot in self._busy:
+            if slot.job is not None and (slot.job.cancelled or now > slot.job.deadline):
+                self._drop(slot.job)
+        for job in list(self._waiting) if self._waiting else ():
+            if job.cancelled or now > job.deadline:
                 self._waiting.remove(job)
                 usage = Usage(len(job.tokens), 0, 0, 0.0, 0.0)
                 job.send(
@@ -168,6 +171,14 @@ class Scheduler:
                     if job.cancelled
                     else Failed("timeout", "the request waited too long for its turn")
                 )
+
+    def _drop(self, job: Job) -> None:
+        if job.cancelled:
+            for slot in self._endings.slots_of(job):
+                self._endings.end(slot, "cancelled")
+        else:
+            self._endings.fail(job, Failed("timeout", "the request took too long"))
+        self._note_busy()
 
     def _admit(self) -> None:
         while self._waiting:
@@ -183,13 +194,14 @@ class Scheduler:
                 self._start(job)
             except PromptError as error:
                 self._endings.fail(job, Failed("prompt", error.message, error.hint))
+            self._busy = [slot for slot in self._slots if slot.job is not None]
             put_aside(self._slots, self._context)
 
     def _held(self) -> int:
         """Tokens of context that running requests hold or are about to, at most."""
         return sum(
             max(len(slot.tokens), len(slot.job.tokens)) + 1
-            for slot in self._slots
+            for slot in self._busy
             if slot.job is not None
         )
 
@@ -219,39 +231,49 @@ class Scheduler:
             slot.cached = kept
         job.send(Begun(tuple(slot.sequence for slot in self._endings.slots_of(job))))
 
-    def _fill_batch(self, *, rested: bool) -> tuple[int, int]:
-        """How many generated and how many prompt tokens were put into the batch."""
+    def _fill_batch(self, *, rested: bool) -> tuple[int, int, int]:
+        """How many generated, guessed and prompt tokens were put into the batch."""
         self._context.clear_batch()
-        generated = 0
-        for slot in self._slots:
+        for slot in self._busy:
             slot.output_index = None
-            slot.pending = []
-            slot.guess = []
+            slot.pending.clear()
+            slot.guess = ()
+        readers, writers = [], []
         # One batch is computed with one set of adapters.
-        slots = self._turns.next([slot for slot in self._slots if slot.job is not None])
-        readers = sorted((slot for slot in slots if slot.reads), key=lambda s: s.started)
-        writers = [slot for slot in slots if slot.next_token is not None]
+        for slot in self._turns.next(self._busy):
+            if slot.next_token is not None:
+                writers.append(slot)
+            elif not slot.waits:
+                readers.append(slot)
         if not readers:  # the time is theirs: they wait for a first token
             self._guess(writers)
+        guessed = 0
         for slot in writers:
-            generated += 1
+            if slot.next_token is not None:
+                slot.output_index = self._feed(slot, slot.next_token, output=True)
             # What is verified lies in the batch behind the token that it follows.
-            tokens = [*([] if slot.next_token is None else [slot.next_token]), *slot.guess]
-            indexes = [self._feed(slot, token, output=True) for token in tokens]
-            slot.output_index = indexes[0]
+            for token in slot.guess:
+                self._feed(slot, token, output=True)
+                guessed += 1
+        read = self._feed_readers(readers, len(writers), rested=rested) if readers else 0
+        return len(writers), guessed, read
+
+    def _feed_readers(self, readers: list[Slot], generated: int, *, rested: bool) -> int:
+        """Feed pieces of prompts beside `generated` tokens of answers; how many tokens."""
         room = self._context.room
-        if generated and readers:
+        if generated:
             room = self._pace.chunk(room, generated, len(readers))
         elif rested and len(self._slots) > 1:
             # Requests seldom come alone: those that arrive during this short step are read
             # together with the first, in one batch, and not in small pieces beside its answer.
             room = min(room, _FIRST_CHUNK)
+        readers.sort(key=lambda slot: slot.started)
         read = 0
         for number, slot in enumerate(readers):
             # Those who came first go first, but nobody waits for a long prompt to end.
             share = room - read if number == len(readers) - 1 else -(-(room - read) // 2)
             read += self._feed_prompt(slot, share)
-        return generated, read
+        return read
 
     def _feed_prompt(self, slot: Slot, room: int) -> int:
         prompt = slot.job.tokens if slot.job is not None else []
@@ -282,27 +304,25 @@ class Scheduler:
         return self._context.add(token, position, slot.sequence, output=output)
 
     def _sample_all(self) -> None:
-        for slot in self._slots:
+        for slot in self._busy:
             slot.tokens += slot.pending
-            slot.pending = []
-            if slot.places.wants(len(slot.tokens)):
+            slot.pending.clear()
+            if slot.next_token is None and slot.places.wants(len(slot.tokens)):
                 slot.places.add(len(slot.tokens), self._context.save(slot.sequence))
-        for slot in self._slots:
+        for slot in self._busy:
             if slot.job is None or slot.output_index is None:
                 continue
             if slot.next_token is None:
                 if slot.choice == 0:
                     slot.job.send(PromptRead(len(slot.job.tokens), slot.cached))
                 self._share_prompt(slot, slot.output_index)
+            elif slot.guess:
+                self._verify(slot, slot.output_index, slot.guess)
             else:
-                self._verify(slot, slot.output_index)
+                self._sample(slot, slot.output_index)
 
-    def _verify(self, slot: Slot, index: int) -> None:
+    def _verify(self, slot: Slot, index: int, guess: Sequence[int]) -> None:
         """Sample, and go on for as long as that is what was guessed."""
-        guess = slot.guess
-        if not guess:
-            self._sample(slot, index)
-            return
         right = 0
         del slot.tokens[-len(guess) :]
         for ahead, token in enumerate([*guess, None]):

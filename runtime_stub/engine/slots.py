@@ -51,7 +51,7 @@ class Slot:
     """Where its text may go on from; None if that is of no use."""
     model_chance: Chance | None = None
     """How well a model guesses it; None without such a model."""
-    guess: list[int] = field(default_factory=list)
+    guess: Sequence[int] = ()
     """What the running batch holds of it behind the next token, to be verified."""
     guessed_by: Chance | None = None
     """What learns from how that turns out."""
@@ -62,11 +62,6 @@ class Slot:
     started: float = 0.0
     first_token: float = 0.0
     last_used: float = 0.0
-
-    @property
-    def reads(self) -> bool:
-        """Whether it still has prompt to read."""
-        return self.job is not None and self.next_token is None and not self.waits
 
     @property
     def cost(self) -> int:
@@ -87,7 +82,8 @@ class Slot:
     def release(self) -> None:
         """Let go of the choice; the tokens stay for whoever begins alike."""
         self.job = self.answer = self.drafts = self.model_chance = self.guessed_by = None
-        self.guess = []
+        self.guess = ()
+        self.pending.clear()
         self.next_token = None
         self.waits = False
         self.last_used = time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 from collections.abc import Sequence
 
 
@@ -25,19 +24,20 @@ class TextStream:
 
     def feed(self, data: bytes) -> str:
         """Text that is certain after `data`, possibly none."""
-        text = self._decoded(data)
-        if not self._stop:
-            return text
-        return self._release(text, final=False)
+        text = self._decode_rest(data) if self._is_amid else self._decode(data)
+        return self._release(text, final=False) if self._stop else text
 
     def finish(self) -> str:
         """The rest: what was held back, and a character cut short as U+FFFD."""
         return self._release(self._decoder.decode(b"", final=True), final=True)
 
-    def _decoded(self, data: bytes) -> str:
-        if not self._is_amid:
-            with contextlib.suppress(UnicodeDecodeError):
-                return data.decode()
+    def _decode(self, data: bytes) -> str:
+        try:
+            return data.decode()  # nearly always
+        except UnicodeDecodeError:
+            return self._decode_rest(data)
+
+    def _decode_rest(self, data: bytes) -> str:
         text = self._decoder.decode(data)
         self._is_amid = bool(self._decoder.getstate()[0])
         return text

@@ -20,8 +20,15 @@ class Turns:
         self._applied: Mix = ()
         self._left = TURN_STEPS
 
-    def next(self, slots: Sequence[Slot]) -> list[Slot]:
+    def next(self, slots: Sequence[Slot]) -> Sequence[Slot]:
         """Those of the busy `slots` that the next batch is for; their adapters are applied."""
+        for slot in slots:
+            if slot.mix != self._applied:
+                return self._choose(slots)
+        self._left -= 1
+        return slots  # nearly always
+
+    def _choose(self, slots: Sequence[Slot]) -> Sequence[Slot]:
         waiting = list(dict.fromkeys(slot.mix for slot in slots if not slot.waits))
         if not waiting:
             return []
