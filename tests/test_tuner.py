@@ -14,13 +14,13 @@ from typing import Any, cast
 import pytest
 import tiny_models
 
-from runtime_stub.engine import tuner
+from runtime_stub.engine import comparison, tuner
 from runtime_stub.engine.hardware import Hardware, read_hardware
 from runtime_stub.engine.messages import EngineSettings, ModelSource
 from runtime_stub.engine.model import Model, load_model
 from runtime_stub.engine.profile import Measured, Profile
 from runtime_stub.engine.rival import Rival, RivalError
-from runtime_stub.engine.tuner import SECONDS, Bench, Tuner, WantedError, wins
+from runtime_stub.engine.tuner import SECONDS, Tuner, WantedError
 
 EIGHT = Hardware(8, 16, 1 << 40, 1 << 40)
 
@@ -113,7 +113,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     def bench(_model: Any, settings: Any, threads: int, check: Any, _stop: Any) -> FakeBench:
         return FakeBench(made, settings, threads, check)
 
-    monkeypatch.setattr(tuner, "time", made)
+    for module in (tuner, comparison):
+        monkeypatch.setattr(module, "time", made)
     monkeypatch.setattr(tuner, "Bench", bench)
     monkeypatch.setattr(tuner, "fast_cores", lambda: 0)
     monkeypatch.setattr(tuner, "used_by_others", lambda *_: made.others)
@@ -319,24 +320,6 @@ class TestRepacking:
         assert found.trials[-1].note == "it is gone"
 
 
-@pytest.mark.parametrize(
-    ("ratios", "expected"),
-    [
-        ([1.2] * 6, True),
-        ([1.2] * 5, False),
-        ([1.04] * 8, False),
-        ([1.06] * 8, True),
-        ([1.2, 1.2, 1.2, 1.2, 1.2, 0.99], False),
-        ([1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 0.99], True),
-        ([1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 0.9, 0.99], False),
-        ([1.01, 1.02, 1.01, 1.6, 1.9, 1.02, 1.8, 1.01], False),
-        ([], False),
-    ],
-)
-def test_wins(ratios: list[float], *, expected: bool) -> None:
-    assert wins(ratios) == expected
-
-
 @contextmanager
 def loaded(path: Path) -> Iterator[Model]:
     with path.open("rb") as stream:
@@ -356,25 +339,3 @@ def test_on_this_machine(kind: Callable[[Path], Path], tmp_path: Path) -> None:
         assert time.monotonic() - started < 2 * SECONDS
     assert found.seconds > 0
     assert found.is_busy or (found.generate > 0 and found.read > 0 and found.trials)
-
-
-def test_a_step_is_given_up_at_once(tmp_path: Path) -> None:
-    """Even within native code."""
-    asked = 0
-
-    def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 3
-
-    with loaded(tiny_models.plain(tmp_path / "model.gguf")) as model:
-        bench = Bench(model, EngineSettings(), 1, lambda: None, stop)
-        try:
-            with pytest.raises(Exception, match=r"^$"):
-                bench.read(256)
-            assert asked == 4
-            bench.hurry(0)
-            assert bench.read(256) > 0
-            assert asked == 4
-        finally:
-            bench.context.free()

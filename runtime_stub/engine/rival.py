@@ -16,6 +16,7 @@ import socket
 import subprocess
 from typing import Any
 
+from runtime_stub.engine.bench import Bench
 from runtime_stub.engine.hardware import read_hardware
 from runtime_stub.engine.messages import EngineSettings, ModelSource
 from runtime_stub.engine.model import load_model
@@ -98,8 +99,6 @@ class Rival:
 def run_rival(end: socket.socket, source: ModelSource, settings: EngineSettings) -> None:
     """Load the model with repacked weights, and measure what the other end asks for, until it
     is gone. Raises EngineError."""
-    from runtime_stub.engine.tuner import Bench
-
     hardware = read_hardware()
     model = load_model(source, lambda _: True, repack=True)
     bench = Bench(model, settings, hardware.physical_cores, lambda: None, lambda: False)
