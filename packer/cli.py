@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import re
 import signal
@@ -15,31 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from packer.output import OutputFile, check_destination
+from packer.key_cli import key
+from packer.output import OutputFile, check_destination, output_path
+from packer.stub_cli import stub
 from runtime_stub import __version__
 from runtime_stub.console import bytes_text, echo_json, printable, progress, run
-from runtime_stub.errors import InputError, OutputError, RecipeError
+from runtime_stub.errors import InputError
 from runtime_stub.manifest import GGUF_KINDS
 from runtime_stub.recipe import ENGINE, MODES, PACKING, SAMPLING, TOP
 
 if TYPE_CHECKING:
     from packer.pack import PackedPart, Plan, Warm
-    from packer.recipe import PackingRecipe
     from runtime_stub.bundle import Bundle
     from runtime_stub.manifest import Entry
 
 _PATH = click.Path(path_type=Path)
-
-
-def _output(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Path | None:
-    """The path of a file to write, looked at as it was typed."""
-    if text is None:
-        return None
-    if not text:
-        raise OutputError("the output's name is empty", "Name a file to write")
-    if text.endswith(("/", os.sep)) or text.rsplit("/", 1)[-1] in (".", ".."):
-        raise OutputError(f"{text} names a folder", "Name a file to write")
-    return Path(text)
 
 
 def main() -> None:
@@ -78,7 +67,7 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @satchel.command()
 @click.argument("models", metavar="[MODEL]...", type=_PATH, nargs=-1)
-@click.option("-o", "--output", callback=_output, help="The pack to write.")
+@click.option("-o", "--output", type=output_path, metavar="TEXT", help="The pack to write.")
 @click.option("--recipe", "recipe_file", type=_PATH, help="TOML file with any of these settings.")
 @click.option("--name", help=f"{TOP['name'].help.capitalize()}.  [default: the output's name]")
 @click.option("--mode", type=click.Choice(MODES), help="What it does when started plainly.")
@@ -149,14 +138,14 @@ def pack(
       satchel pack --recipe clinic.toml
     """
     from packer.pack import plan_pack, write_pack
-    from packer.recipe import make_recipe, merged, read_recipe, text_or_file
+    from packer.recipe import from_options, make_recipe, merged, read_recipe, text_or_file
     from packer.stub import find_stub, this_platform
 
     started = time.monotonic()
     values = read_recipe(recipe_file) if recipe_file is not None else {}
     if options["system"] is not None:
         options["system"] = text_or_file(options["system"], Path())
-    values = merged(values, _recipe_values(models, adapters, options))
+    values = merged(values, from_options(models, adapters, options))
     packing = make_recipe(values, "the command line" if recipe_file is None else str(recipe_file))
     output = output or packing.output
     if not packing.models:
@@ -169,7 +158,11 @@ def pack(
         packing = dataclasses.replace(
             packing, recipe=dataclasses.replace(packing.recipe, name=name)
         )
-    packing, sign = _signing(packing, key)
+    sign = None
+    if key is not None or packing.recipe.signed_by is not None:
+        from packer.keys import signing
+
+        packing, sign = signing(packing, key)
     plan = plan_pack(output, packing, find_stub(platform or this_platform()), force=force)
     for note in plan.notes:
         click.echo(printable(f"note: {note}"), err=True)
@@ -217,68 +210,12 @@ def _read_prompts(plan: Plan) -> tuple[Warm, ...]:
     return warm
 
 
-def _signing(
-    packing: PackingRecipe, path: Path | None
-) -> tuple[PackingRecipe, Callable[[bytes], bytes] | None]:
-    """The recipe with the key that it demands in the form that travels, and what signs."""
-    demanded = packing.recipe.signed_by
-    if path is None and demanded is None:
-        return packing, None
-    from packer import keys
-    from runtime_stub.signature import key_text
-
-    own = None if path is None else keys.private_key(path)
-    if demanded is not None:
-        wanted = keys.public_key(demanded)
-        if own is None or bytes(own.verify_key) != wanted:
-            raise RecipeError(
-                f"the recipe demands a signature by {key_text(wanted)}",
-                "Sign with the private key that belongs to it: --sign KEY",
-            )
-        recipe = dataclasses.replace(packing.recipe, signed_by=key_text(wanted))
-        packing = dataclasses.replace(packing, recipe=recipe)
-    return packing, None if own is None else functools.partial(keys.sign, own)
-
-
 def _how(part: PackedPart) -> str:
     return {
         "mapped": "mapped where it lies" if part.kind == "model" else "as it is",
         "compressed": "compressed, extracted once at the first start",
         "sidecar": f"in {part.sidecar} beside it: copy both together",
     }[part.storage]
-
-
-def _recipe_values(
-    models: tuple[Path, ...], adapters: tuple[str, ...], options: dict[str, Any]
-) -> dict[str, Any]:
-    """What the command line decided, in the shape of a recipe."""
-    said = {key: value for key, value in options.items() if value is not None}
-    if len(models) == 1:
-        said["model"] = str(models[0])
-    elif models:
-        said["models"] = [{"file": str(path)} for path in models]
-    if "draft" in said:
-        said["draft"] = str(said["draft"])
-    if adapters:
-        said["adapters"] = [
-            {"file": file} if not named else {"name": name, "file": file}
-            for name, named, file in (_split_name(text) for text in adapters)
-        ]
-    engine = {key: said.pop(key) for key in ENGINE if key in said}
-    if engine:
-        said["engine"] = engine
-    sampling = {key: said.pop(key) for key in SAMPLING if key in said}
-    if sampling:
-        said["sampling"] = sampling
-    return said
-
-
-def _split_name(text: str) -> tuple[str, str, str]:
-    """NAME, "=" and FILE of "[NAME=]FILE"; a file may have "=" in its name."""
-    name, separator, file = text.partition("=")
-    if not separator or os.sep in name:
-        return "", "", text
-    return name, separator, file
 
 
 @satchel.command()
@@ -329,7 +266,14 @@ def verify(file: Path, key: str | None, as_json: bool) -> None:
 
 @satchel.command()
 @click.argument("file", type=_PATH)
-@click.option("-o", "--output", callback=_output, required=True, help="The GGUF file to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=output_path,
+    metavar="TEXT",
+    required=True,
+    help="The GGUF file to write.",
+)
 @click.option(
     "--entry", metavar="NAME", help="Which model, adapter or draft, as `inspect` lists them."
 )
@@ -359,7 +303,13 @@ def _gguf_entry(bundle: Bundle, name: str) -> Entry:
 
 @satchel.command()
 @click.argument("file", type=_PATH)
-@click.option("-o", "--output", callback=_output, help="The file to write.  [default: print it]")
+@click.option(
+    "-o",
+    "--output",
+    type=output_path,
+    metavar="TEXT",
+    help="The file to write.  [default: print it]",
+)
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 def sbom(file: Path, output: Path | None, force: bool) -> None:
     """List everything inside the pack or stub FILE as a CycloneDX bill of materials (JSON)."""
@@ -377,87 +327,5 @@ def sbom(file: Path, output: Path | None, force: bool) -> None:
     click.echo(printable(str(output)))
 
 
-@satchel.group()
-def key() -> None:
-    """Keys that packs are signed with (Ed25519, PEM)."""
-
-
-@key.command("new")
-@click.argument("file", callback=_output)
-@click.option("--force", is_flag=True, help="Replace a key that exists. It is gone then.")
-def key_new(file: Path, force: bool) -> None:
-    """Make a key: the private half in FILE, the public half in FILE.pub.
-
-    Keep FILE to yourself and safe: whoever has it can sign as you. Give away FILE.pub.
-    """
-    from packer.keys import new_key
-
-    text = new_key(file, force=force)
-    click.echo(printable(f"{file}: the private key; {file}.pub: the public key"))
-    click.echo(text)
-
-
-@key.command("show")
-@click.argument("file")
-def key_show(file: str) -> None:
-    """Print the public key of FILE, a private or public key, as one line."""
-    from packer.keys import public_key
-    from runtime_stub.signature import key_text
-
-    click.echo(key_text(public_key(file)))
-
-
-@satchel.group()
-def stub() -> None:
-    """Stubs: the launcher and runtime that packs are assembled from."""
-
-
-@stub.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def stub_list(as_json: bool) -> None:
-    """List the stubs that are installed here."""
-    from packer.stub import list_stubs
-
-    stubs = list_stubs()
-    if as_json:
-        echo_json(
-            [
-                {"path": str(s.path), "platform": s.platform, "version": s.version, "size": s.size}
-                for s in stubs
-            ]
-        )
-        return
-    for found in stubs:
-        size = bytes_text(found.size)
-        line = f"{found.platform:<16} {found.version:<10} {size:>10}  {found.path}"
-        click.echo(printable(line))
-    if not stubs:
-        click.echo("No stub is installed. Build one in a checkout: python build.py stub", err=True)
-
-
-@stub.command("build")
-@click.option(
-    "-o", "--output", callback=_output, help="Where to.  [default: build/stubs of the checkout]"
-)
-def stub_build(output: Path | None) -> None:
-    """Build the stub for this platform. Needs a checkout of Satchel."""
-    from packer.stub_build import build_stub, contents_table
-
-    started = time.monotonic()
-    found = build_stub(output, lambda text: click.echo(f"   {text}"))
-    click.echo(
-        f"{found.path}: {bytes_text(found.size)} in {time.monotonic() - started:.1f} s; "
-        "it unpacks to:"
-    )
-    click.echo(contents_table(found))
-
-
-@stub.command("add")
-@click.argument("file", type=_PATH)
-@click.option("--force", is_flag=True, help="Replace the one that is there.")
-def stub_add(file: Path, force: bool) -> None:
-    """Install the stub FILE that was built on another machine, after checking it."""
-    from packer.stub import add_stub
-
-    found = add_stub(file, force=force)
-    click.echo(printable(f"{found.platform} {found.version}: {found.path}"))
+satchel.add_command(key)
+satchel.add_command(stub)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from packer.output import OutputFile, check_destination
-from runtime_stub.errors import FormatError, InputError
+from packer.recipe import PackingRecipe
+from runtime_stub.errors import FormatError, InputError, RecipeError
 from runtime_stub.signature import key_of, key_text
 
 _PRIVATE = bytes.fromhex("302e020100300506032b657004220420")
@@ -106,3 +110,22 @@ def _parsed(text: str, name: str) -> tuple[str, bytes]:
         return found[1], base64.b64decode("".join(found[2].split()), validate=True)
     except ValueError:
         raise FormatError(f"{name} holds no key", "Make one with `satchel key new`") from None
+
+
+def signing(
+    packing: PackingRecipe, path: Path | None
+) -> tuple[PackingRecipe, Callable[[bytes], bytes] | None]:
+    """What signs with the private key at `path`, and the recipe with the key that it demands in
+    the form that travels. Raises RecipeError where that is another one."""
+    demanded = packing.recipe.signed_by
+    own = None if path is None else private_key(path)
+    if demanded is not None:
+        wanted = public_key(demanded)
+        if own is None or bytes(own.verify_key) != wanted:
+            raise RecipeError(
+                f"the recipe demands a signature by {key_text(wanted)}",
+                "Sign with the private key that belongs to it: --sign KEY",
+            )
+        recipe = dataclasses.replace(packing.recipe, signed_by=key_text(wanted))
+        packing = dataclasses.replace(packing, recipe=recipe)
+    return packing, None if own is None else functools.partial(sign, own)

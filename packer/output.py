@@ -21,6 +21,15 @@ _LONGEST_NAME = 240
 _PART = re.compile(r"[0-9a-f]{8}\.part")
 
 
+def output_path(text: str) -> Path:
+    """The path of a file to write, looked at as it was typed. Raises OutputError."""
+    if not text:
+        raise OutputError("the output's name is empty", "Name a file to write")
+    if text.endswith(("/", os.sep)) or text.rsplit("/", 1)[-1] in (".", ".."):
+        raise OutputError(f"{text} names a folder", "Name a file to write")
+    return Path(text)
+
+
 class OutputFile:
     """A file on its way to `destination`. Leaving the block before `complete` removes it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime_stub.errors import InputError, RecipeError
-from runtime_stub.recipe import TABLES, WRITTEN, Recipe
+from runtime_stub.recipe import ENGINE, SAMPLING, TABLES, WRITTEN, Recipe
 from runtime_stub.recipe import make_recipe as travelling
 from runtime_stub.settings import check
 
@@ -141,6 +142,39 @@ def merged(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
         if both:
             result[table] = both
     return check(result, WRITTEN, "the command line")
+
+
+def from_options(
+    models: tuple[Path, ...], adapters: tuple[str, ...], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the command line decided, in the shape of a recipe."""
+    said = {key: value for key, value in options.items() if value is not None}
+    if len(models) == 1:
+        said["model"] = str(models[0])
+    elif models:
+        said["models"] = [{"file": str(path)} for path in models]
+    if "draft" in said:
+        said["draft"] = str(said["draft"])
+    if adapters:
+        said["adapters"] = [
+            {"file": file} if not named else {"name": name, "file": file}
+            for name, named, file in (_split_name(text) for text in adapters)
+        ]
+    engine = {key: said.pop(key) for key in ENGINE if key in said}
+    if engine:
+        said["engine"] = engine
+    sampling = {key: said.pop(key) for key in SAMPLING if key in said}
+    if sampling:
+        said["sampling"] = sampling
+    return said
+
+
+def _split_name(text: str) -> tuple[str, str, str]:
+    """NAME, "=" and FILE of "[NAME=]FILE"; a file may have "=" in its name."""
+    name, separator, file = text.partition("=")
+    if not separator or os.sep in name:
+        return "", "", text
+    return name, separator, file
 
 
 def text_or_file(text: str, folder: Path) -> str:

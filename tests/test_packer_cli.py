@@ -5,56 +5,23 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import gguf_files as g
 import pytest
 import small_packs as s
+from packer_commands import Cli, Said, cli, pack
 
 from packer.cli import satchel
 from packer.stub import PLATFORMS, this_platform
 from runtime_stub import __version__
-from runtime_stub.console import run
 from runtime_stub.errors import RecipeError
 from runtime_stub.recipe import SAMPLING
 
+__all__ = ["cli", "pack"]
 OTHER = next(name for name in PLATFORMS if name != this_platform())
-
-
-class Said:
-    """What a command printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code = code
-        self.out = out
-        self.err = err
-
-
-Cli = Callable[..., Said]
-
-
-@pytest.fixture
-def cli(stubs: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run `satchel` in this process. No error may ever show a traceback by itself."""
-
-    def start(*arguments: str | Path) -> Said:
-        capsys.readouterr()
-        code = run(satchel, "satchel", [str(argument) for argument in arguments])
-        found = capsys.readouterr()
-        if "--verbose" not in arguments:
-            assert "Traceback" not in found.err
-            assert "unexpected failure" not in found.err
-        return Said(code, found.out, found.err)
-
-    return start
-
-
-@pytest.fixture
-def pack(cli: Cli, small_model: Path, out: Path) -> Path:
-    assert cli("pack", small_model, "-o", out / "tiny").code == 0
-    return out / "tiny"
 
 
 def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -405,46 +372,6 @@ class TestUnpack:
         said = cli("unpack", stub_file, "-o", out / "m.gguf")
         assert said.code == 4
         assert "is a stub" in said.err
-
-
-class TestStubs:
-    def test_list(self, cli: Cli, stubs: Path) -> None:
-        said = cli("stub", "list")
-        assert said.code == 0
-        assert this_platform() in said.out
-        assert str(stubs) in said.out
-        found = json.loads(cli("stub", "list", "--json").out)
-        assert [(stub["platform"], stub["version"]) for stub in found] == [
-            (this_platform(), __version__)
-        ]
-
-    def test_none(self, cli: Cli, stubs: Path) -> None:
-        for path in stubs.iterdir():
-            path.unlink()
-        said = cli("stub", "list")
-        assert (said.code, said.out) == (0, "")
-        assert "python build.py stub" in said.err
-        assert json.loads(cli("stub", "list", "--json").out) == []
-
-    def test_add_and_use(self, cli: Cli, tmp_path: Path, small_model: Path, out: Path) -> None:
-        brought = s.write_stub(tmp_path / "brought", facts={"platform": OTHER})
-        assert cli("stub", "add", brought).out.startswith(f"{OTHER} {__version__}: ")
-        assert cli("pack", small_model, "-o", out / "x", "--platform", OTHER).code == 0
-        assert cli("stub", "add", brought).code == 7
-        assert cli("stub", "add", brought, "--force").code == 0
-
-    def test_add_pack(self, cli: Cli, pack: Path) -> None:
-        said = cli("stub", "add", pack)
-        assert said.code == 11
-        assert "is a pack" in said.err
-
-    def test_build_needs_a_checkout(
-        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("packer.stub_build.CHECKOUT", tmp_path)
-        said = cli("stub", "build")
-        assert said.code == 11
-        assert "in a checkout" in said.err
 
 
 TERMINATED = """
