@@ -15,7 +15,7 @@ from packer.stub import Stub
 from runtime_stub import manifest as manifest_format
 from runtime_stub.bundle import FOOTER_SIZE, Footer
 from runtime_stub.describe import describe_bundle, lines
-from runtime_stub.errors import DamagedError, RecipeError, SatchelError, SignatureError
+from runtime_stub.errors import DamagedError, RecipeError, SignatureError
 from runtime_stub.openssl import verify_ed25519
 from runtime_stub.signature import (
     Verify,
@@ -203,62 +203,3 @@ def test_key_text() -> None:
     for text in ("", "x", key_text(key)[:-4], "not base64 at all, but long enough for it"):
         with pytest.raises(RecipeError, match="is no public key"):
             key_of(text)
-
-
-class TestKeys:
-    def test_files(self, tmp_path: Path) -> None:
-        text = keys.new_key(tmp_path / "key", force=False)
-        assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
-        for given in (str(tmp_path / "key"), str(tmp_path / "key.pub"), text):
-            assert key_text(keys.public_key(given)) == text
-        pem = (tmp_path / "key.pub").read_text()
-        assert key_text(keys.public_key(pem)) == text
-
-    def test_others_read_and_write_them(self, tmp_path: Path) -> None:
-        """OpenSSL's own program makes and signs with the same files."""
-        import shutil
-        import subprocess
-
-        program = shutil.which("openssl")
-        if program is None:
-            pytest.skip("openssl is not installed")
-        made = tmp_path / "made"
-        subprocess.run([program, "genpkey", "-algorithm", "ed25519", "-out", made], check=True)
-        text = key_text(keys.public_key(str(made)))
-        keys.new_key(tmp_path / "key", force=False)
-        for name in (made, tmp_path / "key"):
-            shown = subprocess.run(
-                [program, "pkey", "-in", name, "-pubout"],
-                capture_output=True,
-                check=True,
-                text=True,
-            ).stdout
-            assert keys.public_key(shown) == keys.public_key(str(name))
-        assert key_text(bytes(keys.private_key(made).verify_key)) == text
-
-    def test_exists(self, tmp_path: Path) -> None:
-        (tmp_path / "key.pub").touch()
-        with pytest.raises(SatchelError, match=r"key.pub exists already"):
-            keys.new_key(tmp_path / "key", force=False)
-        assert not (tmp_path / "key").exists()
-
-    @pytest.mark.parametrize(
-        ("content", "match"),
-        [
-            (b"", "holds no key"),
-            (b"-----BEGIN PRIVATE KEY-----\n????\n-----END PRIVATE KEY-----", "holds no key"),
-            (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", "no private Ed25519"),
-            (b"\xff" * 9000, "holds no key"),
-            (None, "can't be read"),
-        ],
-    )
-    def test_not_a_key(self, tmp_path: Path, content: bytes | None, match: str) -> None:
-        if content is not None:
-            (tmp_path / "key").write_bytes(content)
-        with pytest.raises(SatchelError, match=match):
-            keys.private_key(tmp_path / "key")
-
-    def test_public_is_not_private(self, tmp_path: Path) -> None:
-        keys.new_key(tmp_path / "key", force=False)
-        with pytest.raises(SatchelError, match="no private Ed25519 key"):
-            keys.private_key(tmp_path / "key.pub")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import re
 import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,26 +20,17 @@ from runtime_stub.confinement.cli import (
 )
 from runtime_stub.console import echo_json
 from runtime_stub.errors import EngineError, InputError
-from runtime_stub.session import (
-    Session,
-    base_request,
-    engine_settings,
-    find_model,
-    generation_options,
-    memory_warning,
-)
+from runtime_stub.session import Session, find_model, generation_options, memory_warning
 
 if TYPE_CHECKING:
     import socket
-    import subprocess
 
     from runtime_stub.confinement.broker import Broker
     from runtime_stub.engine.hardware import Hardware
-    from runtime_stub.engine.messages import EngineSettings
     from runtime_stub.engine.remote import RemoteEngine
     from runtime_stub.engine.worker import Begun
     from runtime_stub.models import PackedModel
-    from runtime_stub.server.state import Served
+    from runtime_stub.server.served_models import ServedModels
 
 DEFAULT_PORT = 8080
 DEFAULT_PROMPT_CACHE = "1GB"
@@ -153,8 +141,8 @@ def serve(
 ) -> int:
     """Serve the model over HTTP, with the interfaces of OpenAI, Anthropic and Ollama."""
     from runtime_stub.engine.hardware import read_hardware
-    from runtime_stub.models import packed_models
     from runtime_stub.server.listener import address_of, is_exposed, listen, listen_unix
+    from runtime_stub.server.served_models import ServedModels
 
     settings = session.recipe.server
     if unix_socket is None:
@@ -166,13 +154,13 @@ def serve(
     else:
         listener = listen_unix(unix_socket)
     # The address is ours before anything slow happens; the model loads while the rest imports.
-    models = packed_models(session.bundle, session.recipe)
+    models = ServedModels(session, options)
     broker = _broker(session, options, listener)
-    _prepare_cache(session, models, options)
+    _prepare_cache(session, models.first, options)
     confinement = enter(session, options, serving=True)
     hardware = read_hardware()
-    begun = _begin(session, models, options)
-    engines = _engines(session, models, options, hardware, begun)
+    begun = models.begin_first()
+    engines = _engines(models, hardware, begun)
 
     from runtime_stub.server import serve as server
     from runtime_stub.server.admission import room_for_bodies
@@ -191,7 +179,7 @@ def serve(
     )
     app = make_app(
         State(
-            tuple(_served(session, models, engines, options)),
+            tuple(models.served(engines)),
             options["parallel"],
             page=Page(
                 session.launch.runtime / WEB_FOLDER, session.recipe.name, session.recipe.face
@@ -211,7 +199,7 @@ def serve(
             echo_json(found)
             return
         _tell_ready(session, address, secret=not exposed or rules.api_key is not None)
-        _tell_memory(session, models[0], options, hardware)
+        _tell_memory(session, models, hardware)
         if options["open_page"] and broker is not None and not broker.browse(address):
             click.echo(f"No browser was found; open {address} yourself.", err=True)
 
@@ -232,12 +220,27 @@ def serve(
     return 0
 
 
-def _put_off_imports() -> None:
-    """Of the libraries that speak HTTP, load what that takes."""
+def _prepare_cache(session: Session, model: PackedModel, options: dict[str, Any]) -> None:
+    """Extract the first model, with a progress bar; others are extracted when they are asked for.
+    Make what is written to later: a confined process may write only where something is."""
+    from runtime_stub.cache import prompt_folder
+    from runtime_stub.manifest import RAW
+    from runtime_stub.models import roots
+
+    if options["prompt_cache"]:
+        prompt_folder(roots(session.bundle))
+
+    if model.entry.codec != RAW and not options["lazy"]:
+        os.close(find_model(session, model).model.descriptor)
+
+
+def _engines(models: ServedModels, hardware: Hardware, begun: Begun | None) -> list[RemoteEngine]:
+    """Started, and the libraries that speak HTTP reduced to what that takes."""
     from runtime_stub.later import bare_package, put_off
 
     put_off("anyio", "anyio.abc", "anyio.to_thread", "html", "http.client", "logging.config")
     bare_package("uvicorn", Config="uvicorn.config")
+    return models.start_engines(hardware, begun, _tell_stop)
 
 
 def _broker(session: Session, options: dict[str, Any], listener: socket.socket) -> Broker | None:
@@ -261,42 +264,6 @@ def _close(engines: Sequence[RemoteEngine], broker: Broker | None) -> None:
         engine.close()
     if broker is not None:
         broker.close()
-
-
-def _served(
-    session: Session,
-    models: Sequence[PackedModel],
-    engines: Sequence[RemoteEngine],
-    options: dict[str, Any],
-) -> Iterator[Served]:
-    """What the faces are told about each model, and about it with each of its adapters."""
-    from runtime_stub.models import adapted_names
-    from runtime_stub.server.engines import Adapted
-    from runtime_stub.server.state import Adapter, Defaults, Served
-
-    path = session.launch.path
-    created = int(path.stat().st_mtime) if path.exists() else 0
-    for model, engine in zip(models, engines, strict=True):
-        request = base_request(model.recipe, options)
-        adapters = model.recipe.adapters
-        served = Served(
-            name=model.name,
-            engine=engine,
-            defaults=Defaults(
-                sampling=request.sampling,
-                system=options["system"] or model.recipe.system,
-                max_tokens=request.max_tokens,
-            ),
-            created=created,
-            size=model.entry.size,
-            sha256=model.entry.sha256,
-            details=model.entry.metadata,
-            template=model.recipe.template,
-            adapters=tuple(Adapter(a.name, a.scale, a.apply == "always") for a in adapters),
-        )
-        yield served
-        for name, chosen in adapted_names(model):
-            yield dataclasses.replace(served, name=name, engine=Adapted(engine, chosen))
 
 
 def _log_line(line: str) -> None:
@@ -332,62 +299,8 @@ def engine_process(session: Session, /, descriptor: int | None, **options: Any) 
     os._exit(answer_parent(session, end))
 
 
-def _prepare_cache(
-    session: Session, models: Sequence[PackedModel], options: dict[str, Any]
-) -> None:
-    """Extract the first model, with a progress bar; others are extracted when they are asked for.
-    Make what is written to later: a confined process may write only where something is."""
-    from runtime_stub.cache import prompt_folder
-    from runtime_stub.manifest import RAW
-    from runtime_stub.models import roots
-
-    if options["prompt_cache"]:
-        prompt_folder(roots(session.bundle))
-
-    if models[0].entry.codec != RAW and not options["lazy"]:
-        os.close(find_model(session, models[0]).model.descriptor)
-
-
-def _begin(
-    session: Session, models: Sequence[PackedModel], options: dict[str, Any]
-) -> Begun | None:
-    """The first engine's process, where that can be forked and is wanted now."""
-    if options["lazy"] or options["probe"] or not sys.platform.startswith("linux"):
-        return None
-    from runtime_stub.engine.wire import Start
-    from runtime_stub.server.engine_process import fork_engine
-
-    start = Start(models[0].name, _settings(models[0], options))
-    with contextlib.suppress(OSError):  # it is told of when the next attempt fails, too
-        return fork_engine(session, options, start)
-    return None
-
-
-def _engines(
-    session: Session,
-    models: Sequence[PackedModel],
-    options: dict[str, Any],
-    hardware: Hardware,
-    begun: Begun | None,
-) -> list[RemoteEngine]:
-    """An engine for each model, in processes of their own."""
-    _put_off_imports()
-    from runtime_stub.children import start_self
-    from runtime_stub.server.engines import Keeping, start_engines
-
-    free = ["--no-sandbox"] if options["no_sandbox"] else []
-
-    def start(socket: int) -> subprocess.Popen[bytes]:
-        return start_self(session.launch, ["engine", "--fd", str(socket), *free], socket=socket)
-
-    def on_stop(name: str, reason: str) -> None:
-        click.echo(f"{name}: {reason}; it is starting anew", err=True)
-
-    memory = options["memory"] or hardware.memory_available
-    keeping = Keeping(memory, options["lazy"], options["idle_unload"] or None)
-    return start_engines(
-        models, start, lambda model: _settings(model, options), keeping, on_stop, begun
-    )
+def _tell_stop(name: str, reason: str) -> None:
+    click.echo(f"{name}: {reason}; it is starting anew", err=True)
 
 
 def _tell_ready(session: Session, address: str, *, secret: bool) -> None:
@@ -396,12 +309,7 @@ def _tell_ready(session: Session, address: str, *, secret: bool) -> None:
         click.echo("Other machines can use it, too. --api-key keeps strangers out.", err=True)
 
 
-def _tell_memory(
-    session: Session, model: PackedModel, options: dict[str, Any], hardware: Hardware
-) -> None:
-    if warning := memory_warning(session, model, _settings(model, options), hardware):
+def _tell_memory(session: Session, models: ServedModels, hardware: Hardware) -> None:
+    settings = models.settings(models.first)
+    if warning := memory_warning(session, models.first, settings, hardware):
         click.echo(warning, err=True)
-
-
-def _settings(model: PackedModel, options: dict[str, Any]) -> EngineSettings:
-    return engine_settings(model.recipe, options, options["context"] or model.recipe.context)
