@@ -54,7 +54,7 @@ NATIVE = ROOT / "runtime_stub" / "engine" / "native"
 LLAMA_INPUTS = (
     REQUIREMENTS / "llama-cpp.lock",
     LLAMA_CMAKE,
-    *(NATIVE / name for name in ("mapping.c", "sampling.c", "zeroing.c")),
+    *sorted(path for path in NATIVE.rglob("*") if path.suffix in (".c", ".cpp", ".h")),
 )
 
 
@@ -193,6 +193,7 @@ def stub() -> None:
     inputs: list[Path | str] = [
         *tree(ROOT / "runtime_stub", "*.py"),
         *tree(ROOT / "runtime_stub", "*.c"),
+        *tree(ROOT / "runtime_stub", "*.cpp"),
         *tree(ROOT / "runtime_stub", "*.h"),
         *tree(ROOT / "packer", "*.py"),
         *tree(ROOT / "templates", "*"),

@@ -6,6 +6,23 @@
 # that the distribution forces on (CMP0126, CMP0077).
 set(LLAMA_BUILD_COMMON OFF)
 
+# Our own multiplication of weights goes into each of ggml's builds for a kind of processor.
+function(satchel_interleave_weights)
+    set(sources interleave.c multiply.c graph.c)
+    list(TRANSFORM sources PREPEND "${SATCHEL_NATIVE}/weights/")
+    get_property(targets DIRECTORY "${CMAKE_SOURCE_DIR}/vendor/llama.cpp/ggml/src"
+                 PROPERTY BUILDSYSTEM_TARGETS)
+    list(FILTER targets INCLUDE REGEX "^ggml-cpu-[^-]+$")
+    foreach(target ${targets})
+        target_sources(${target} PRIVATE ${sources})
+        target_link_options(
+            ${target} PRIVATE
+            "LINKER:--wrap=ggml_cpu_extra_compute_forward"
+            "LINKER:--wrap=ggml_cpu_extra_work_size")
+    endforeach()
+    target_sources(llama PRIVATE "${SATCHEL_NATIVE}/weights/model.cpp")
+endfunction()
+
 function(satchel_finish)
     # Wheels hold no symbolic links: a versioned library would be stored three times.
     foreach(target llama ggml ggml-base)
@@ -18,6 +35,9 @@ function(satchel_finish)
         target_sources(llama PRIVATE "${SATCHEL_NATIVE}/mapping.c" "${SATCHEL_NATIVE}/zeroing.c")
         target_link_options(
             llama PRIVATE "LINKER:--wrap=mmap" "LINKER:--wrap=ggml_backend_buffer_clear")
+    endif()
+    if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+        satchel_interleave_weights()
     endif()
     # What the stub says about itself is read from these: the commit, the architectures
     # it knows, and the licence.

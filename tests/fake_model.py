@@ -84,10 +84,9 @@ class Fakes:
         self.may_load.set()
         self.step: Callable[[Scheduler], None] = lambda scheduler: None
 
-    def load_model(
-        self, _source: ModelSource, on_progress: Callable[[float], bool], *, repack: bool
+    def load_weights(
+        self, _source: ModelSource, on_progress: Callable[[float], bool], *_: object
     ) -> FakeModel:
-        assert not repack
         self.loading.set()
         while not self.may_load.wait(0.005):
             if not on_progress(0.5):
@@ -99,7 +98,7 @@ class Fakes:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     """Takes the place of the native half of engines that are `started` afterwards."""
     fakes = Fakes()
-    monkeypatch.setattr(loaded, "load_model", fakes.load_model)
+    monkeypatch.setattr(loaded, "load_weights", fakes.load_weights)
     monkeypatch.setattr(loaded, "Context", FakeContext)
     monkeypatch.setattr(loaded, "cpu_variant", lambda: "fake")
 

@@ -25,8 +25,8 @@ LAYOUTS = {
     I64: "q",
     F64: "d",
 }
-TYPE_F32, TYPE_F16, TYPE_Q4_1 = 0, 1, 3
-BLOCKS = {TYPE_F32: (1, 4), TYPE_F16: (1, 2), TYPE_Q4_1: (32, 20)}
+TYPE_F32, TYPE_F16, TYPE_Q4_1, TYPE_Q8_0 = 0, 1, 3, 8
+BLOCKS = {TYPE_F32: (1, 4), TYPE_F16: (1, 2), TYPE_Q4_1: (32, 20), TYPE_Q8_0: (32, 34)}
 
 Item = int | float | bool | str | bytes
 

@@ -65,7 +65,7 @@ def test_loading_that_raises_something_else(fakes: Fakes, monkeypatch: pytest.Mo
     def load(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(loaded, "load_model", load)
+    monkeypatch.setattr(loaded, "load_weights", load)
     engine = started()
     with pytest.raises(EngineError, match="ZeroDivisionError"):
         engine.wait_ready(5)

@@ -8,12 +8,13 @@ is an answer.
 from __future__ import annotations
 
 import random
+import struct
 import zlib
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
 
-from gguf_files import BOOL, F32, I32, STRING, U32, Gguf, TensorInfo, Typed
+from gguf_files import BOOL, F32, I32, STRING, TYPE_Q8_0, U32, Gguf, TensorInfo, Typed
 
 WIDTH, LAYERS, HIDDEN = 64, 4, 96
 WINDOW = 16
@@ -25,9 +26,18 @@ _HEADS, _HEAD, _KEY_VALUE_HEADS = 4, 16, 2
 _STATE, _CONVOLUTION, _RANK = 8, 4, 4
 
 
-def plain(path: Path, head: int = _HEAD, seed: str = "", characters: str = CHARACTERS) -> Path:
+def plain(
+    path: Path,
+    head: int = _HEAD,
+    seed: str = "",
+    characters: str = CHARACTERS,
+    *,
+    quantized: bool = False,
+    tied: bool = False,
+) -> Path:
     """Llama's architecture, with `head` numbers in each key and value. Another `seed` makes other
-    weights, `characters` another vocabulary."""
+    weights, `characters` another vocabulary. `quantized` weights are Q8_0; `tied` ones of the first
+    layer are the last one's, too."""
     attention = {
         "attention.head_count": Typed(U32, _HEADS),
         "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
@@ -41,7 +51,7 @@ def plain(path: Path, head: int = _HEAD, seed: str = "", characters: str = CHARA
         block = f"blk.{layer}"
         shapes |= _attention(block, head) | _feed_forward(block)
         shapes |= {f"{block}.ffn_norm.weight": (WIDTH,)}
-    return _write(path, "llama", attention, shapes, seed, characters)
+    return _write(path, "llama", attention, shapes, seed, characters, quantized, tied)
 
 
 def adapter(path: Path, seed: str, rank: int = 4) -> Path:
@@ -61,7 +71,7 @@ def adapter(path: Path, seed: str, rank: int = 4) -> Path:
     return Gguf(metadata, tuple(tensors)).write(path)
 
 
-def sliding(path: Path, head: int = _HEAD) -> Path:
+def sliding(path: Path, head: int = _HEAD, *, quantized: bool = False, tied: bool = False) -> Path:
     """Gemma 3's architecture: every second layer sees the last WINDOW tokens only."""
     attention = {
         "attention.head_count": Typed(U32, _HEADS),
@@ -83,7 +93,7 @@ def sliding(path: Path, head: int = _HEAD) -> Path:
             f"{block}.post_ffw_norm.weight": (WIDTH,),
             f"{block}.ffn_norm.weight": (WIDTH,),
         }
-    return _write(path, "gemma3", attention, shapes)
+    return _write(path, "gemma3", attention, shapes, quantized=quantized, tied=tied)
 
 
 def recurrent(path: Path) -> Path:
@@ -176,6 +186,8 @@ def _write(
     shapes: dict[str, tuple[int, ...]],
     seed: str = "",
     characters: str = CHARACTERS,
+    quantized: bool = False,
+    tied: bool = False,
 ) -> Path:
     facts = {
         "block_count": Typed(U32, LAYERS),
@@ -202,10 +214,26 @@ def _write(
         "output_norm.weight": (WIDTH,),
         **shapes,
     }
+    if tied:
+        del shapes["output.weight"]
     tensors = tuple(
-        TensorInfo(name, shape, data=_weights(name, shape, seed)) for name, shape in shapes.items()
+        TensorInfo(name, shape, TYPE_Q8_0, data=_rounded(_weights(name, shape, seed)))
+        if quantized and len(shape) == 2
+        else TensorInfo(name, shape, data=_weights(name, shape, seed))
+        for name, shape in shapes.items()
     )
     return Gguf(metadata, tensors).write(path)
+
+
+def _rounded(numbers: bytes) -> bytes:
+    """Numbers as Q8_0: blocks of 32, each with a scale."""
+    every = array("f", numbers)
+    blocks = []
+    for first in range(0, len(every), 32):
+        block = every[first : first + 32]
+        scale = max(map(abs, block)) / 127
+        blocks.append(struct.pack("<e32b", scale, *(round(value / scale) for value in block)))
+    return b"".join(blocks)
 
 
 def _weights(name: str, shape: tuple[int, ...], seed: str = "") -> bytes:

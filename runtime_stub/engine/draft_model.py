@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from runtime_stub.engine.candidates import Candidates
 from runtime_stub.engine.context import Context, ContextSize
 from runtime_stub.engine.drafts import PRIOR, ROOM, Chance
+from runtime_stub.engine.hardware import read_hardware
 from runtime_stub.engine.messages import EngineSettings, ModelSource, Sampling
-from runtime_stub.engine.model import Model, load_model
+from runtime_stub.engine.model import Model
 from runtime_stub.engine.sampler import Sampler
 from runtime_stub.engine.slots import common
+from runtime_stub.engine.weights import load_weights
 from runtime_stub.errors import EngineError
 
 _HEAD = 4
@@ -225,7 +227,7 @@ def load_draft(
 ) -> DraftModel | None:
     """The model at `source`, to guess for `main`; None for one that can't take back what was
     wrong. Raises EngineError where it can't be loaded, or knows other tokens than `main`."""
-    model = load_model(source, lambda _: True)
+    model = load_weights(source, lambda _: True, settings, read_hardware().memory_available)
     try:
         require_same_vocabulary(model, main)
         if model.forgiving:

@@ -118,6 +118,19 @@ def native(name: str, *, quick: bool = False) -> Any:
     return getattr(linked, name, None)
 
 
+def native_of_processor(name: str) -> int | None:
+    """The address of something of our own that was linked into the chosen CPU backend; None where
+    it was not."""
+    variant = cpu_variant()
+    path = libraries_folder() / _library_name(f"ggml-cpu-{variant}")
+    if not variant or not path.exists():
+        return None
+    try:
+        return ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(path)), name))
+    except ValueError:
+        return None
+
+
 def _library_name(name: str) -> str:
     if sys.platform == "win32":
         return f"{name}.dll"

@@ -11,7 +11,8 @@ from runtime_stub.engine.context import Context, ContextSize, choose_context, fi
 from runtime_stub.engine.hardware import read_hardware
 from runtime_stub.engine.library import cpu_variant
 from runtime_stub.engine.messages import FIT_REQUEST, EngineSettings, ModelFacts, Sources
-from runtime_stub.engine.model import end_on_bus_error, load_model
+from runtime_stub.engine.model import end_on_bus_error
+from runtime_stub.engine.weights import load_weights
 from runtime_stub.errors import PackChangedError
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class LoadedModel:
         hardware = read_hardware()
         self._settings = settings
         self._threads = settings.threads or hardware.physical_cores
-        self.model = load_model(sources.model, on_progress, repack=bool(settings.repack))
+        memory = hardware.memory_available
+        self.model = load_weights(sources.model, on_progress, settings, memory)
         self.adapters = Adapters(self.model, sources.adapters)
         self.draft: DraftModel | None = None
         if sources.draft is not None and self.model.forgiving:

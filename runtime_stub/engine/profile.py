@@ -100,4 +100,6 @@ def applied(settings: EngineSettings, profile: Profile) -> EngineSettings:
     """`settings` with what is open in them as the profile says."""
     fields = ("threads", "prompt_threads", "flash_attention", "batch", "repack")
     chosen = {name: getattr(profile, name) for name in fields if is_open(settings, name)}
+    if not profile.repack:  # the default; False would forbid to interleave weights, too
+        chosen.pop("repack", None)
     return replace(settings, **chosen)

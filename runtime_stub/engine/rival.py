@@ -1,7 +1,7 @@
 """A second process with the same model, loaded with repacked weights, to measure against.
 
-On some machines the code for them ends the process (AMX under a hypervisor that does not allow it),
-so they are tried nowhere else. Both ends speak lines of JSON over a socket:
+On some machines llama.cpp's code for them ends the process (AMX under a hypervisor that does not
+allow it), so they are tried nowhere else. Both ends speak lines of JSON over a socket:
 
     {"task": "generate" | "read", "count": n, "depth": n, "threads": [n, n]}  ──>
                                                        <──  {"seconds": s}, first of all {}
@@ -14,12 +14,13 @@ import json
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 from typing import Any
 
 from runtime_stub.engine.bench import Bench
 from runtime_stub.engine.hardware import read_hardware
 from runtime_stub.engine.messages import EngineSettings, ModelSource
-from runtime_stub.engine.model import load_model
+from runtime_stub.engine.weights import load_weights
 from runtime_stub.engine.worker import StartProcess
 
 _LOADING, _ANSWERING = 120.0, 30.0
@@ -100,7 +101,8 @@ def run_rival(end: socket.socket, source: ModelSource, settings: EngineSettings)
     """Load the model with repacked weights, and measure what the other end asks for, until it
     is gone. Raises EngineError."""
     hardware = read_hardware()
-    model = load_model(source, lambda _: True, repack=True)
+    wanted = replace(settings, repack=True)
+    model = load_weights(source, lambda _: True, wanted, hardware.memory_available)
     bench = Bench(model, settings, hardware.physical_cores, lambda: None, lambda: False)
     bench.hurry(0)
     bench.generate(1, 16)

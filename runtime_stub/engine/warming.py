@@ -8,9 +8,10 @@ from dataclasses import replace
 from runtime_stub.engine.context import Context, fitting_context
 from runtime_stub.engine.hardware import read_hardware
 from runtime_stub.engine.messages import EngineSettings, ModelSource, Request
-from runtime_stub.engine.model import Model, load_model
+from runtime_stub.engine.model import Model
 from runtime_stub.engine.prompt import PromptBuilder
 from runtime_stub.engine.warm import write_warm
+from runtime_stub.engine.weights import load_weights
 from runtime_stub.errors import EngineError, PromptError
 
 _QUESTIONS = ("What is this?", "Tell me a story about 7 dwarfs")
@@ -31,7 +32,7 @@ def make_warm(
     `on_progress` gets how many tokens of how many are read. Raises EngineError when the model
     can't be loaded, PromptError when nothing comes before the question.
     """
-    model = load_model(source, lambda _: True)
+    model = load_weights(source, lambda _: True, settings, read_hardware().memory_available)
     try:
         tokens = _beginning(model, template, system, settings.examples)
         size = fitting_context(model, len(tokens) + 1)

@@ -136,6 +136,7 @@ def _measure(
     from runtime_stub.engine.profile import Trial
     from runtime_stub.engine.rival import RivalError
     from runtime_stub.engine.tuner import Progress, Tuner
+    from runtime_stub.engine.weights import interleave
 
     hardware, settings = read_hardware(), item.settings
     problem, rival = "", None
@@ -151,9 +152,11 @@ def _measure(
 
             loaded = load_model(source, on_load)
             stack.callback(loaded.free)
-            if settings.repack is None and hardware.memory_available < 2 * loaded.size + _ROOM:
+            is_repacked = interleave(loaded, settings, hardware.memory_available) > 0
+            is_open = settings.repack is None and not is_repacked
+            if is_open and hardware.memory_available < 2 * loaded.size + _ROOM:
                 problem = "there is no memory for a second copy of the weights"
-            elif settings.repack is None:
+            elif is_open:
                 try:
                     rival = _start_rival(session, item.model, options)
                     stack.callback(rival.close)

@@ -1,0 +1,276 @@
+"""Interleaved weights give what llama.cpp's own code gives, on each kind of processor that this
+one can stand in for."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import operator
+import random
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+
+from runtime_stub.engine import library
+from runtime_stub.engine.context import Context, ContextSize
+from runtime_stub.engine.messages import EngineSettings, ModelSource
+from runtime_stub.engine.model import Model, load_model
+from runtime_stub.engine.weights import ARCHITECTURES, LARGEST, interleave
+
+TYPES = {
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "q4_k": 12,
+    "q5_k": 13,
+    "q6_k": 14,
+}
+"""Numbers that GGUF gives them."""
+ROWS, COLUMNS = 32, 512
+SETTINGS = EngineSettings()
+_F32, _I32 = 0, 26
+_FOR_TENSORS = 1 << 18
+_TOO_OLD = ("x64", "sse42", "sandybridge", "ivybridge", "piledriver")
+"""Kinds of processor without AVX2."""
+
+
+class _Parameters(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("buffer", ctypes.c_void_p),
+        ("no_alloc", ctypes.c_bool),
+    )
+
+
+class _Interleaving(ctypes.Structure):
+    _fields_ = (
+        ("can", ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_size_t)),
+        ("write", ctypes.CFUNCTYPE(None, ctypes.c_size_t, ctypes.c_size_t)),
+        ("mark", ctypes.CFUNCTYPE(None, ctypes.c_size_t)),
+    )
+
+
+def backend_library(variant: str) -> Any:
+    return ctypes.CDLL(str(library.libraries_folder() / f"libggml-cpu-{variant}.so"))
+
+
+@functools.cache
+def variants() -> tuple[str, ...]:
+    """The CPU backends that this processor runs."""
+    library.library()
+    names = [
+        path.stem.removeprefix("libggml-cpu-")
+        for path in library.libraries_folder().glob("libggml-cpu-*.so")
+    ]
+    return tuple(sorted(name for name in names if backend_library(name).ggml_backend_score() > 0))
+
+
+def base(name: str, *arguments: object) -> int:
+    """Call one of ggml's functions. Pointers go and come as plain numbers."""
+    function = getattr(ctypes.CDLL(str(library.libraries_folder() / "libggml-base.so")), name)
+    function.restype = ctypes.c_size_t
+    return int(function(*(ctypes.c_size_t(a) if isinstance(a, int) else a for a in arguments)) or 0)
+
+
+class Sums:
+    """Weights times states, and the rows of the weights, as one CPU backend computes them."""
+
+    def __init__(self, variant: str, kind: str, states: int, threads: int) -> None:
+        self._library = backend_library(variant)
+        self._library.ggml_backend_init.restype = ctypes.c_size_t
+        device = base("ggml_backend_reg_dev_get", self._library.ggml_backend_init(), 0)
+        self._backend = base("ggml_backend_dev_init", device, 0)
+        self._library.ggml_backend_cpu_set_n_threads(ctypes.c_size_t(self._backend), threads)
+        self._context = base("ggml_init", _Parameters(_FOR_TENSORS, None, no_alloc=True))
+        self._states = base("ggml_new_tensor_2d", self._context, _F32, COLUMNS, states)
+        self._picked = base("ggml_new_tensor_1d", self._context, _I32, ROWS)
+        self.weights = base("ggml_new_tensor_2d", self._context, TYPES[kind], COLUMNS, ROWS)
+        self._product = base("ggml_mul_mat", self._context, self.weights, self._states)
+        self._rows = base("ggml_get_rows", self._context, self.weights, self._picked)
+        self._graph = base("ggml_new_graph", self._context)
+        base("ggml_build_forward_expand", self._graph, self._product)
+        base("ggml_build_forward_expand", self._graph, self._rows)
+        self._buffer = base("ggml_backend_alloc_ctx_tensors", self._context, self._backend)
+        numbers = random.Random(5)  # noqa: S311
+        rows = array("f", (numbers.gauss(0.1, 1) for _ in range(ROWS * COLUMNS)))
+        packed = ctypes.create_string_buffer(base("ggml_nbytes", self.weights))
+        base("ggml_quantize_chunk", TYPES[kind], rows.buffer_info()[0], packed, 0, ROWS, COLUMNS, 0)
+        self._set(self.weights, packed.raw)
+        self._set(self._picked, array("i", range(ROWS)).tobytes())
+        # Each state is its own, and the same, however many there are.
+        self.states = array("f", (numbers.gauss(0, 1) for _ in range(states * COLUMNS)))
+        self.states[:COLUMNS] = array("f", [0.0] * COLUMNS)
+        self._set(self._states, self.states.tobytes())
+
+    def interleave(self) -> bool:
+        offered = _Interleaving.in_dll(self._library, "satchel_interleaving")
+        if not offered.can(self.weights):
+            return False
+        size = base("ggml_nbytes", self.weights)
+        room = ctypes.create_string_buffer(size)
+        offered.write(self.weights, ctypes.addressof(room))
+        self._set(self.weights, room.raw)
+        offered.mark(self.weights)
+        return not offered.can(self.weights)
+
+    def computed(self) -> tuple[array[float], array[float]]:
+        """The products, state after state, and the rows."""
+        assert base("ggml_backend_graph_compute", self._backend, self._graph) == 0
+        return self._get(self._product), self._get(self._rows)
+
+    def close(self) -> None:
+        base("ggml_backend_buffer_free", self._buffer)
+        base("ggml_free", self._context)
+        base("ggml_backend_free", self._backend)
+
+    def _set(self, tensor: int, data: bytes) -> None:
+        base("ggml_backend_tensor_set", tensor, data, 0, len(data))
+
+    def _get(self, tensor: int) -> array[float]:
+        room = ctypes.create_string_buffer(base("ggml_nbytes", tensor))
+        base("ggml_backend_tensor_get", tensor, room, 0, len(room))
+        return array("f", room.raw)
+
+
+def sums(
+    variant: str, kind: str, states: int, threads: int = 2, *, interleaved: bool = True
+) -> tuple[array[float], array[float]]:
+    made = Sums(variant, kind, states, threads)
+    try:
+        assert not interleaved or made.interleave()
+        return made.computed()
+    finally:
+        made.close()
+
+
+def able() -> list[str]:
+    return [variant for variant in variants() if variant not in _TOO_OLD]
+
+
+needs_avx2 = pytest.mark.skipif(not able(), reason="no AVX2")
+
+
+def apart(one: array[float], other: array[float]) -> float:
+    """How far, as a share of all of it."""
+    difference = sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
+    return float((difference / sum(b * b for b in other)) ** 0.5)
+
+
+@needs_avx2
+@pytest.mark.parametrize("kind", TYPES)
+def test_products_are_as_exact_as_llama_cpps(kind: str) -> None:
+    for states in (2, 3, 9):
+        plain = Sums(able()[0], kind, states, 1)
+        there, rows = plain.computed()
+        lines = [rows[first : first + COLUMNS] for first in range(0, len(rows), COLUMNS)]
+        exact = array("f")
+        for first in range(0, len(plain.states), COLUMNS):
+            state = plain.states[first : first + COLUMNS]
+            exact.extend(sum(map(operator.mul, state, line)) for line in lines)
+        plain.close()
+        for variant in able():
+            here, _ = sums(variant, kind, states)
+            # All of it comes from states being rounded to whole numbers.
+            assert apart(here, exact) < 0.01, (variant, states)
+            assert apart(here, exact) < 1.1 * apart(there, exact), (variant, states)
+            assert not any(here[:ROWS])  # of the state that is all zeros
+
+
+@needs_avx2
+@pytest.mark.parametrize("kind", TYPES)
+def test_rows_are_as_they_were(kind: str) -> None:
+    _, there = sums(able()[0], kind, 1, interleaved=False)
+    for variant in able():
+        _, here = sums(variant, kind, 1)
+        assert apart(here, there) < 1e-7, variant
+
+
+@needs_avx2
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_product_does_not_depend_on_what_is_computed_beside_it(kind: str) -> None:
+    """Neither on other states nor on the threads nor on the kind of processor: guesses that are
+    checked together are what they would have been one by one."""
+    many, _ = sums(able()[0], kind, 100)
+    for variant in able():
+        for states, threads in ((1, 1), (2, 2), (7, 2), (100, 1), (100, 3)):
+            few, _ = sums(variant, kind, states, threads)
+            assert few == many[: states * ROWS], (variant, states, threads)
+
+
+def test_a_processor_without_avx2_leaves_them() -> None:
+    for variant in set(variants()) & set(_TOO_OLD):
+        made = Sums(variant, "q4_0", 1, 1)
+        before = made.computed()
+        assert not made.interleave()
+        assert made.computed() == before
+        made.close()
+
+
+@contextmanager
+def loaded(path: Path) -> Iterator[Model]:
+    with path.open("rb") as stream:
+        model = load_model(ModelSource(stream.fileno(), 0, path.stat().st_size), lambda _: True)
+        try:
+            yield model
+        finally:
+            model.free()
+
+
+def predictions(model: Model) -> array[float]:
+    """What a model expects after some tokens, read at once and then one by one."""
+    found = array("f")
+    context = Context(model, ContextSize(256, ""), EngineSettings(), threads=2)
+    try:
+        for position in range(24):
+            context.add(position * 7 % 90, position, 0, output=position >= 19)
+            if position < 19:
+                continue
+            assert context.decode() == 0
+            context.clear_batch()
+            row = library.library().llama_get_logits_ith(context.handle, -1)
+            found.extend(row[: model.vocabulary_size])
+    finally:
+        context.free()
+    return found
+
+
+@needs_avx2
+@pytest.mark.parametrize("make", [tiny_models.plain, tiny_models.sliding])
+@pytest.mark.parametrize("tied", [False, True])
+def test_whole_models(make: Any, tied: bool, tmp_path: Path) -> None:
+    path = make(tmp_path / "model.gguf", quantized=True, tied=tied)
+    before = path.read_bytes()
+    with loaded(path) as model:
+        expected = predictions(model)
+    with loaded(path) as model:
+        taken = interleave(model, SETTINGS, 1 << 30)
+        assert taken > 0.4 * model.size
+        assert apart(predictions(model), expected) < 0.1  # a single wrong weight matrix makes it 1
+        assert interleave(model, SETTINGS, 1 << 30) == 0  # all done
+    assert path.read_bytes() == before
+
+
+def test_what_is_left_alone(tmp_path: Path) -> None:
+    class Large:
+        handle: object = None
+        size = LARGEST + 1
+
+        def metadata(self, _: str) -> str:
+            return "llama"
+
+    assert "llama" in ARCHITECTURES
+    assert interleave(Large(), SETTINGS, 1 << 40) == 0
+    with loaded(tiny_models.plain(tmp_path / "plain.gguf", quantized=True)) as model:
+        assert interleave(model, SETTINGS, model.size) == 0  # memory is short
+        assert interleave(model, EngineSettings(repack=False), 1 << 30) == 0  # nobody wants it
+    with loaded(tiny_models.hybrid(tmp_path / "hybrid.gguf")) as model:
+        assert interleave(model, SETTINGS, 1 << 30) == 0  # an unknown architecture
+    with loaded(tiny_models.plain(tmp_path / "floats.gguf")) as model:
+        assert interleave(model, SETTINGS, 1 << 30) == 0  # a type of which there is no block
