@@ -32,7 +32,7 @@ ENGINE: dict[str, Setting] = {
     "threads": Setting(int, "threads that generate", 1, 512),
     "prompt_threads": Setting(int, "threads that read prompts", 1, 512),
     "batch": Setting(int, "prompt tokens read per step", 16, 8192),
-    "repack": Setting(bool, "whether weights are copied into an order that suits the processor"),
+    "repack": Setting(bool, "whether weights are put into an order that suits the processor"),
 }
 """How to compute. What is left open, each machine finds for itself."""
 

@@ -34,7 +34,7 @@ _ROOM = 512 << 20
     "--repack",
     "takes_repack",
     is_flag=True,
-    help="Choose repacked weights if they are faster. They take the weights' memory again.",
+    help="Choose repacked weights if they are faster. Each start takes longer with them.",
 )
 @model_option
 @sandbox_options
