@@ -84,8 +84,8 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--repack/--no-repack",
             default=None,
-            help="Put weights into an order that suits the processor: faster, and takes time at the "
-            "start.  [default: up to 1 GB]",
+            help="Put weights into an order that suits the processor: faster, but starts later.  "
+            "[default: for models of up to 1 GB]",
         ),
         click.option(
             "--kv",
