@@ -68,8 +68,11 @@ class FakeContext:
     def room(self) -> int:
         return self.batch_size - len(self.batch)
 
-    def add(self, token: int, position: int, sequence: int, *, output: bool) -> int:
+    def add(
+        self, token: int, position: int, sequence: int, *, output: bool, choice: int = 0
+    ) -> int:
         assert self.room
+        assert not choice
         self.batch.append((token, position, sequence, output))
         return len(self.batch) - 1
 
@@ -85,6 +88,9 @@ class FakeContext:
             cells.append(token)
         self.batches.append(self.batch)
         return 0
+
+    def chosen(self, _index: int) -> int | None:
+        return None
 
     def share(self, source: int, target: int, tokens: int, saved: bytes | None = None) -> int:
         kept = 0 if self.forgetful else tokens
@@ -134,6 +140,7 @@ class FakeSampler:
         self.grammar, self.logprobs, self.offset = grammar, logprobs, seed_offset
         self.freed = False
         self.accepted: list[int] = []
+        self.choice = 0
         self.odds: Odds | None = None
         FakeSampler.made.append(self)
 

@@ -53,7 +53,7 @@ def logits_now(model: Model, context: Context) -> list[float]:
 def greedy_choice(context: Context, most: int, biases: Any = ()) -> int | None:
     greedy = library().llama_sampler_init_greedy()
     try:
-        return Shortlist(most, biases).choose(greedy, context.handle, 0)
+        return Shortlist(greedy, most, biases).choose(context.handle, 0)
     finally:
         library().llama_sampler_free(greedy)
 
@@ -168,5 +168,5 @@ def test_what_is_no_number_is_passed_over(context: tuple[Model, Context]) -> Non
 @pytest.mark.parametrize(("most", "index"), [(0, 0), (MOST + 1, 0), (1, 5)])
 def test_what_it_does_not_do(context: tuple[Model, Context], most: int, index: int) -> None:
     greedy = library().llama_sampler_init_greedy()
-    assert Shortlist(most).choose(greedy, context[1].handle, index) is None
+    assert Shortlist(greedy, most).choose(context[1].handle, index) is None
     library().llama_sampler_free(greedy)

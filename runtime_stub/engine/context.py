@@ -143,7 +143,6 @@ class Context:
         self._batch = Batch(self.batch_size)
         self._used = 0
         """Tokens in the batch."""
-        self._decode = llama.llama_decode
 
     @staticmethod
     def threads_for(settings: EngineSettings, threads: int) -> tuple[int, int]:
@@ -174,22 +173,30 @@ class Context:
         """How many more tokens the batch takes."""
         return self.batch_size - self._used
 
-    def add(self, token: int, position: int, sequence: int, *, output: bool) -> int:
-        """Append a token to the batch; returns its index there."""
+    def add(
+        self, token: int, position: int, sequence: int, *, output: bool, choice: int = 0
+    ) -> int:
+        """Append a token to the batch; returns its index there. `output` asks for its logits, and
+        `choice` is the address of a shortlist that shall choose what follows it."""
         index = self._used
         batch = self._batch
         batch.tokens[index] = token
         batch.positions[index] = position
         batch.sequences[index] = sequence
         batch.outputs[index] = output
+        batch.choices[index] = choice
         self._used = index + 1
         return index
 
     def decode(self) -> int:
         """Run the batch: 0 is success, NO_ROOM a full cache, anything else a failure."""
-        batch = self._batch.native
-        batch.n_tokens = self._used
-        return int(self._decode(self.handle, batch))
+        return self._batch.decode(self.handle, self._used)
+
+    def chosen(self, index: int) -> int | None:
+        """What was chosen after place `index` when the batch was run; None where nothing should
+        have been, or no token had a chance."""
+        token = self._batch.chosen[index] if self._batch.choices[index] else -1
+        return token if token >= 0 else None
 
     def keep(self, sequence: int, tokens: int, saved: bytes | None = None) -> int:
         """Cut a sequence to its first `tokens`; returns how many are really usable.

@@ -70,18 +70,21 @@ class Sampler:
         if logprobs is not None:
             self._softmax = llama.llama_sampler_init_dist(0)
         biases = [(token, bias) for token, bias in sampling.logit_bias if token in model]
+        # What chooses from a list. Of the chain, it is the part behind the bias.
+        self._chain = listed = _chain(llama, _stages(llama, sampling, model, seed_offset))
+        if biases:
+            self._chain = _chain(llama, [_bias(llama, biases, model), listed])
         needed = _needed(sampling)
         self._list: Shortlist | None = None
         if 0 < needed <= MOST and are_there():
-            self._list = Shortlist(needed, biases)
-        self._listed = _chain(llama, _stages(llama, sampling, model, seed_offset))
-        """What chooses from the list. Of the chain, it is the part behind the bias."""
-        self._chain = self._listed
-        if biases:
-            self._chain = _chain(llama, [_bias(llama, biases, model), self._listed])
+            self._list = Shortlist(listed, needed, biases)
         self._remembers = _penalises(sampling) or sampling.dry_multiplier > 0
         """Whether what was chosen before matters."""
         self._is_plain = grammar is None and logprobs is None
+        self.choice = 0
+        """Address of a shortlist whose choice is this sampler's, without any ado; 0 for none."""
+        if self._list is not None and self._is_plain and not self._remembers:
+            self.choice = self._list.address
 
     def sample(self, context: Any, index: int, candidates: Candidates) -> int:
         """Choose a token from the logits of batch position `index`, and remember it.
@@ -113,7 +116,7 @@ class Sampler:
         """What it would be without a grammar: going through that with every token is slow, and
         often the first choice fits."""
         if self._list is not None:
-            token = self._list.choose(self._listed, context, index)
+            token = self._list.choose(context, index)
             if token is not None:
                 return token
         library().llama_sampler_apply(self._chain, candidates.fill(context, index))
@@ -139,7 +142,8 @@ class Sampler:
         for sampler in (self._chain, self._grammar, self._softmax):
             if sampler:
                 library().llama_sampler_free(sampler)
-        self._chain = self._listed = self._grammar = self._softmax = None
+        self._chain = self._grammar = self._softmax = self._list = None
+        self.choice = 0
 
 
 def _needed(sampling: Sampling) -> int:

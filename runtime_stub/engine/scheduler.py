@@ -249,8 +249,10 @@ class Scheduler:
             self._guess(writers)
         guessed = 0
         for slot in writers:
-            if slot.next_token is not None:
-                slot.output_index = self._feed(slot, slot.next_token, output=True)
+            if slot.next_token is not None and slot.sampler is not None:
+                slot.output_index = self._feed(
+                    slot, slot.next_token, output=True, choice=slot.sampler.choice
+                )
             # What is verified lies in the batch behind the token that it follows.
             for token in slot.guess:
                 self._feed(slot, token, output=True)
@@ -298,10 +300,10 @@ class Scheduler:
             wishes.append(Wish(slot, min(slot.most - slot.generated - 1, room)))
         self._guessing.guess(wishes, len(writers) - 1)
 
-    def _feed(self, slot: Slot, token: int, *, output: bool) -> int:
+    def _feed(self, slot: Slot, token: int, *, output: bool, choice: int = 0) -> int:
         position = len(slot.tokens) + len(slot.pending)
         slot.pending.append(token)
-        return self._context.add(token, position, slot.sequence, output=output)
+        return self._context.add(token, position, slot.sequence, output=output, choice=choice)
 
     def _sample_all(self) -> None:
         for slot in self._busy:
@@ -361,11 +363,13 @@ class Scheduler:
             return
         if slot.first_token == 0:
             slot.first_token = time.monotonic()
-        try:
-            token = slot.sampler.sample(self._context.handle, index, self._candidates)
-        except DeadEndError:
-            self._endings.fail(slot.job, _DEAD_END)
-            return
+        token = self._context.chosen(index)
+        if token is None:
+            try:
+                token = slot.sampler.sample(self._context.handle, index, self._candidates)
+            except DeadEndError:
+                self._endings.fail(slot.job, _DEAD_END)
+                return
         slot.next_token = token
         if self._guessing is not None:
             self._guessing.note(slot, token)

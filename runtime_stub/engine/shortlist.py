@@ -14,27 +14,45 @@ MOST = 128
 """Tokens on a list."""
 
 
-class Shortlist:
-    """Has a chain of samplers choose among the likeliest tokens."""
+class _Choice(ctypes.Structure):
+    """How a token is chosen, as the native code takes it."""
 
-    def __init__(self, most: int, biases: Sequence[tuple[int, float]] = ()) -> None:
+    _fields_ = (
+        ("chain", ctypes.c_void_p),
+        ("biased", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("biases", ctypes.c_int32),
+        ("most", ctypes.c_int32),
+    )
+
+
+class Shortlist:
+    """Has a chain of samplers choose among the likeliest tokens. It is not told what it chose."""
+
+    def __init__(self, chain: Any, most: int, biases: Sequence[tuple[int, float]] = ()) -> None:
         """The `most` likeliest, from 1 to MOST, once the logits of some tokens have been given
         their `biases`. Only where `are_there` says so."""
         choose = _native_choose()
         if choose is None:
             raise EngineError("this llama.cpp was built without native/sampling.c")
         self._choose = choose
-        self._most = most
-        self._count = len(biases)
-        self._tokens = (ctypes.c_int32 * self._count)(*(token for token, _ in biases))
-        self._biases = (ctypes.c_float * self._count)(*(bias for _, bias in biases))
-
-    def choose(self, chain: Any, context: Any, index: int) -> int | None:
-        """What `chain` chooses at batch position `index`; it is not told. None where no token has
-        a chance."""
-        token = self._choose(
-            chain, context, index, self._most, self._tokens, self._biases, self._count
+        count = len(biases)
+        # Kept: the structure points to them.
+        self._tokens = (ctypes.c_int32 * count)(*(token for token, _ in biases))
+        self._biases = (ctypes.c_float * count)(*(bias for _, bias in biases))
+        self._choice = _Choice(
+            ctypes.cast(chain, ctypes.c_void_p),
+            ctypes.addressof(self._tokens),
+            ctypes.addressof(self._biases),
+            count,
+            most,
         )
+        self.address = ctypes.addressof(self._choice)
+        """Where the native code finds it, for as long as this object is there."""
+
+    def choose(self, context: Any, index: int) -> int | None:
+        """What is chosen at batch position `index`. None where no token has a chance."""
+        token = self._choose(self.address, context, index)
         return token if token >= 0 else None
 
 
@@ -48,9 +66,7 @@ def _native_choose() -> Callable[..., int] | None:
     function = native("satchel_choose", quick=True)
     if function is None:
         return None
-    numbers, floats = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_float)
-    pointer, integer = ctypes.c_void_p, ctypes.c_int32
-    function.argtypes = (pointer, pointer, integer, integer, numbers, floats, integer)
-    function.restype = integer
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+    function.restype = ctypes.c_int32
     choose: Callable[..., int] = function
     return choose

@@ -52,19 +52,27 @@ static int32_t likeliest(const float *logits, int32_t size, llama_token_data *li
     return count;
 }
 
-/* Choose by `chain` among the `most` (up to 128) likeliest tokens after place `index` of the
- * batch, with `bias` added to the logits of the `biased` tokens. The chain is not told what was
- * chosen. Returns -1 where no token has a chance, or the place has no logits. */
-EXPORT int32_t satchel_choose(struct llama_sampler *chain, struct llama_context *context,
-                              int32_t index, int32_t most, const int32_t *biased,
-                              const float *bias, int32_t biases);
+/* How a token is chosen: by `chain` among the `most` (up to 128) likeliest, with `bias` added to
+ * the logits of the `biased` tokens. */
+struct satchel_choice {
+    struct llama_sampler *chain;
+    const int32_t *biased;
+    const float *bias;
+    int32_t biases;
+    int32_t most;
+};
 
-EXPORT int32_t satchel_choose(struct llama_sampler *chain, struct llama_context *context,
-                              int32_t index, int32_t most, const int32_t *biased,
-                              const float *bias, int32_t biases) {
+/* Choose a token after place `index` of the batch. The chain is not told what was chosen. Returns
+ * -1 where no token has a chance, or the place has no logits. */
+EXPORT int32_t satchel_choose(const struct satchel_choice *choice, struct llama_context *context,
+                              int32_t index);
+
+EXPORT int32_t satchel_choose(const struct satchel_choice *choice, struct llama_context *context,
+                              int32_t index) {
     llama_token_data list[MOST];
+    const int32_t biases = choice->biases;
     float *logits = llama_get_logits_ith(context, index);
-    if (logits == NULL || most < 1 || most > MOST)
+    if (logits == NULL || choice->most < 1 || choice->most > MOST)
         return -1;
     const struct llama_vocab *vocabulary = llama_model_get_vocab(llama_get_model(context));
     const int32_t size = llama_vocab_n_tokens(vocabulary);
@@ -74,19 +82,36 @@ EXPORT int32_t satchel_choose(struct llama_sampler *chain, struct llama_context 
     if (biases > 0 && unbiased == NULL)
         return -1;
     for (int32_t place = 0; place < biases; place++) {
-        unbiased[place] = logits[biased[place]];
-        logits[biased[place]] += bias[place];
+        unbiased[place] = logits[choice->biased[place]];
+        logits[choice->biased[place]] += choice->bias[place];
     }
-    const int32_t count = likeliest(logits, size, list, most);
+    const int32_t count = likeliest(logits, size, list, choice->most);
     for (int32_t place = biases; place-- > 0;)
-        logits[biased[place]] = unbiased[place];
+        logits[choice->biased[place]] = unbiased[place];
     free(unbiased);
     if (count == 0)
         return -1;
 
     llama_token_data_array array = {list, (size_t)count, -1, true};
-    llama_sampler_apply(chain, &array);
+    llama_sampler_apply(choice->chain, &array);
     if (array.selected < 0 || (size_t)array.selected >= array.size)
         return -1;
     return array.data[array.selected].id;
+}
+
+/* Compute the batch; where that succeeds, and a place of it has one of `choices`, put the token
+ * that follows it into `chosen`. Returns what llama_decode does.
+ *
+ * At once and in one call: what has just been computed is near, and so is the code. Anything done
+ * in between has to be fetched from memory, which takes longer than doing it. */
+EXPORT int32_t satchel_decode(struct llama_context *context, const struct llama_batch *batch,
+                              const struct satchel_choice *const *choices, int32_t *chosen);
+
+EXPORT int32_t satchel_decode(struct llama_context *context, const struct llama_batch *batch,
+                              const struct satchel_choice *const *choices, int32_t *chosen) {
+    const int32_t result = llama_decode(context, *batch);
+    for (int32_t index = 0; result == 0 && index < batch->n_tokens; index++)
+        if (choices[index] != NULL)
+            chosen[index] = satchel_choose(choices[index], context, index);
+    return result;
 }
