@@ -125,7 +125,29 @@ def test_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     (frame,) = Inbox().add(encode(Text(longest)))
     assert frame.message() == Text(longest)
     with pytest.raises(WireError, match="1 MiB is the limit"):
-        encode(Text("x" * (1 << 20)))
+        encode(Text("x" * (1 << 20) + "x"))
+
+
+@pytest.mark.parametrize("text", ["", "a", "äöü\n\0", "\U0001f600" * 1000])
+def test_nothing_but_text(text: str) -> None:
+    frame = encode(Text(text), 7)
+    assert bytes(frame).endswith(text.encode())
+    (found,) = Inbox().add(frame)
+    assert (found.kind, found.request, found.message()) == (Text, 7, Text(text))
+
+
+@pytest.mark.parametrize("message", [Text("\ud83d"), Text("\ud83d", 1)], ids=repr)
+def test_half_a_character(message: Text) -> None:
+    with pytest.raises(WireError, match="can't be handed over"):
+        encode(message)
+
+
+def test_text_that_is_none() -> None:
+    frame = encode(Text("abc"))
+    frame[-2] = 0xFF
+    (found,) = Inbox().add(frame)
+    with pytest.raises(WireError, match="a Text can't be read"):
+        found.message()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +169,7 @@ def test_bodies_are_read_strictly(kind: type, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [(wire.MAX_MESSAGE + 1, 0, 0), (2**32 - 1, 0, 0), (0, len(TYPES), 0), (0, 255, 0)]
+    "header", [(wire.MAX_MESSAGE + 1, 0, 0), (2**32 - 1, 0, 0), (0, len(TYPES) + 1, 0), (0, 255, 0)]
 )
 def test_headers_that_are_none(header: tuple[int, int, int]) -> None:
     frames = Inbox().add(encode(Cancel(), 7) + struct.pack(">IBQ", *header))

@@ -9,6 +9,7 @@ that was not caused by a request, and the parent may try anew with those that wa
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 from collections.abc import Callable
@@ -124,7 +125,7 @@ class _Child:
             return
         with self._lock:
             self._tickets[identity] = None
-        ticket = engine.submit(request, lambda event: self._on_event(engine, identity, event))
+        ticket = engine.submit(request, functools.partial(self._on_event, engine, identity))
         with self._lock:
             if identity in self._tickets:
                 self._tickets[identity] = ticket

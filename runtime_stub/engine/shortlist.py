@@ -63,7 +63,7 @@ def are_there() -> bool:
 
 @functools.cache
 def _native_choose() -> Callable[..., int] | None:
-    function = native("satchel_choose", quick=True)
+    function = native("satchel_choose_token", quick=True)
     if function is None:
         return None
     function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)

@@ -8,6 +8,9 @@
 
 `type` is the message's place in TYPES: both ends are the same file, so that it needs no name
 that lasts. `request` says which request a message belongs to, 0 for none.
+
+Nearly all are Text of the first choice, without probabilities: that has a type of its own, and is
+not MessagePack but the text, in UTF-8.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from runtime_stub.engine.messages import AnyRequest, EngineSettings, Event, ModelFacts, Status
+from runtime_stub.engine.messages import AnyRequest, EngineSettings, Event, ModelFacts, Status, Text
 from runtime_stub.engine.outbox import Outbox
 from runtime_stub.errors import EngineError
 from runtime_stub.later import without
@@ -70,6 +73,8 @@ TYPES: tuple[type, ...] = (
     ModelFacts,
 )
 _CODES = {kind: code for code, kind in enumerate(TYPES)}
+_TEXT, _ONLY_TEXT = _CODES[Text], len(TYPES)
+_KINDS = (*TYPES, Text)
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[int, msgspec.msgpack.Decoder[Any]] = {}
 
@@ -84,13 +89,16 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     kind: type
     request: int
     body: bytes
+    only_text: bool = False
 
     def message(self) -> Any:
         """The message, of type `kind`. Raises WireError."""
-        code = _CODES[self.kind]
-        if code not in _decoders:
-            _decoders[code] = msgspec.msgpack.Decoder(self.kind)
         try:
+            if self.only_text:
+                return Text(self.body.decode())
+            code = _CODES[self.kind]
+            if code not in _decoders:
+                _decoders[code] = msgspec.msgpack.Decoder(self.kind)
             return _decoders[code].decode(self.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise WireError(f"a {self.kind.__name__} can't be read: {error}") from None
@@ -100,14 +108,19 @@ def encode(message: Any, request: int = 0) -> bytearray:
     """The whole frame of a message. Raises WireError for one that can't travel: too long, too
     deep, an integer beyond 64 bits, half a surrogate pair."""
     frame = bytearray(_HEADER.size)
+    code = _CODES[type(message)]
     try:
-        _encoder.encode_into(message, frame, _HEADER.size)
+        if code == _TEXT and not (message.choice or message.logprobs):
+            code = _ONLY_TEXT
+            frame += message.text.encode()
+        else:
+            _encoder.encode_into(message, frame, _HEADER.size)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WireError(f"it can't be handed over: {error}") from None
     length = len(frame) - _HEADER.size
     if length > MAX_MESSAGE:
         raise WireError(f"it is {length >> 20} MiB long, and {MAX_MESSAGE >> 20} MiB is the limit")
-    _HEADER.pack_into(frame, 0, length, _CODES[type(message)], request)
+    _HEADER.pack_into(frame, 0, length, code, request)
     return frame
 
 
@@ -130,13 +143,14 @@ class Inbox:
         try:
             while size - place >= _HEADER.size:
                 length, code, request = _HEADER.unpack_from(data, place)
-                if length > MAX_MESSAGE or code >= len(TYPES):
+                if length > MAX_MESSAGE or code >= len(_KINDS):
                     raise WireError("what came is no frame")
                 start, end = place + _HEADER.size, place + _HEADER.size + length
                 if end > size:
                     return
                 place = end
-                yield Frame(TYPES[code], request, bytes(data[start:end]))
+                only_text = code == _ONLY_TEXT
+                yield Frame(_KINDS[code], request, bytes(data[start:end]), only_text)
         finally:
             if data is self._rest:
                 del self._rest[:place]

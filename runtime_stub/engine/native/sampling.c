@@ -64,11 +64,11 @@ struct satchel_choice {
 
 /* Choose a token after place `index` of the batch. The chain is not told what was chosen. Returns
  * -1 where no token has a chance, or the place has no logits. */
-EXPORT int32_t satchel_choose(const struct satchel_choice *choice, struct llama_context *context,
-                              int32_t index);
+EXPORT int32_t satchel_choose_token(const struct satchel_choice *choice,
+                                    struct llama_context *context, int32_t index);
 
-EXPORT int32_t satchel_choose(const struct satchel_choice *choice, struct llama_context *context,
-                              int32_t index) {
+EXPORT int32_t satchel_choose_token(const struct satchel_choice *choice,
+                                    struct llama_context *context, int32_t index) {
     llama_token_data list[MOST];
     const int32_t biases = choice->biases;
     float *logits = llama_get_logits_ith(context, index);
@@ -112,6 +112,6 @@ EXPORT int32_t satchel_decode(struct llama_context *context, const struct llama_
     const int32_t result = llama_decode(context, *batch);
     for (int32_t index = 0; result == 0 && index < batch->n_tokens; index++)
         if (choices[index] != NULL)
-            chosen[index] = satchel_choose(choices[index], context, index);
+            chosen[index] = satchel_choose_token(choices[index], context, index);
     return result;
 }
