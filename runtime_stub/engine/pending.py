@@ -8,6 +8,8 @@ from collections.abc import Callable
 from runtime_stub.engine.interface import Sink
 from runtime_stub.engine.messages import LAST_EVENTS, Event
 
+_LAST = frozenset(LAST_EVENTS)
+
 
 class Pending:
     """A request without its last event. That is sent once, whichever thread does it."""
@@ -33,7 +35,7 @@ class Pending:
         with self._lock:
             if self._ended:
                 return True
-            self._ended = isinstance(event, LAST_EVENTS)
+            self._ended = type(event) in _LAST
             try:
                 self._sink(event)
             except Exception:  # noqa: BLE001  (a face's mistake must not end all others' requests)

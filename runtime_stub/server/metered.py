@@ -85,10 +85,11 @@ class _Meter:
             tally.waiting += 1
 
     def __call__(self, event: Event) -> None:
-        # Most events are the next piece of an answer that has begun: nothing to count.
-        if self._silent or not isinstance(event, Text):
-            with self._tally.lock:
-                self._count(event)
+        if type(event) is Text and not self._silent:
+            self._sink(event)  # nearly always: a further piece of an answer
+            return
+        with self._tally.lock:
+            self._count(event)
         if not isinstance(event, Begun):  # which is for those who count
             self._sink(event)
 

@@ -118,6 +118,9 @@ class Chunks:
 
     def take(self, event: Event | None) -> bytes:
         """The chunks that tell of an event."""
+        if type(event) is Text and event.choice in self._around and not event.logprobs:
+            before, after = self._around[event.choice]  # nearly always
+            return before + encode(event.text) + after
         if self._begun:
             return self._tell(event)
         self._begun = True
@@ -153,11 +156,9 @@ class Chunks:
         number = event.choice
         if event.logprobs:
             return self._sse(number, Delta(content=event.text), None, logprobs_of(event.logprobs))
-        if number not in self._around:
-            # Nothing that follows it in a chunk is text that somebody chose.
-            before, _, after = self._sse(number, Delta(content=_PLACE)).rpartition(encode(_PLACE))
-            self._around[number] = before, after
-        before, after = self._around[number]
+        # Nothing that follows it in a chunk is text that somebody chose.
+        before, _, after = self._sse(number, Delta(content=_PLACE)).rpartition(encode(_PLACE))
+        self._around[number] = before, after
         return before + encode(event.text) + after
 
     def _sse(
