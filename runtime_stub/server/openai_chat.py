@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from msgspec.json import encode
 
 from runtime_stub.engine.messages import (
     ChoiceEnd,
@@ -38,10 +37,9 @@ from runtime_stub.server.openai_types import (
     Usage,
     usage_of,
 )
-from runtime_stub.server.replies import problem_of, sse
+from runtime_stub.server.replies import Mould, problem_of, sse
 
 DONE = b"data: [DONE]\n\n"
-_PLACE = "\0"
 
 
 class Head(msgspec.Struct):
@@ -113,14 +111,13 @@ class Chunks:
         self._begun = False
         self._open = dict.fromkeys(range(choices))
         """The choices that are not complete, in order."""
-        self._around: dict[int, tuple[bytes, bytes]] = {}
-        """What stands before and after a choice's pieces of text: all the same but for them."""
+        self._moulds: dict[int, Mould] = {}
+        """For the pieces of a choice's text."""
 
     def take(self, event: Event | None) -> bytes:
         """The chunks that tell of an event."""
-        if type(event) is Text and event.choice in self._around and not event.logprobs:
-            before, after = self._around[event.choice]  # nearly always
-            return before + encode(event.text) + after
+        if type(event) is Text and event.choice in self._moulds and not event.logprobs:
+            return self._moulds[event.choice].fill(event.text)  # nearly always
         if self._begun:
             return self._tell(event)
         self._begun = True
@@ -156,10 +153,9 @@ class Chunks:
         number = event.choice
         if event.logprobs:
             return self._sse(number, Delta(content=event.text), None, logprobs_of(event.logprobs))
-        # Nothing that follows it in a chunk is text that somebody chose.
-        before, _, after = self._sse(number, Delta(content=_PLACE)).rpartition(encode(_PLACE))
-        self._around[number] = before, after
-        return before + encode(event.text) + after
+        mould = Mould(lambda text: self._sse(number, Delta(content=text)))
+        self._moulds[number] = mould
+        return mould.fill(event.text)
 
     def _sse(
         self,

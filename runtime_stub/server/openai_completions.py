@@ -24,7 +24,7 @@ from runtime_stub.server.openai_chat import DONE, Head, finish_reason
 from runtime_stub.server.openai_errors import error_reply
 from runtime_stub.server.openai_requests import MAX_CHOICES, MAX_LOGPROBS, adapters_of, bounded
 from runtime_stub.server.openai_types import AdapterChoice, Harmless, StreamOptions, Usage, usage_of
-from runtime_stub.server.replies import Problem, problem_of, sse
+from runtime_stub.server.replies import Mould, Problem, problem_of, sse
 from runtime_stub.server.sampling import limit, sampling_of, stops
 from runtime_stub.server.state import Served
 
@@ -190,18 +190,22 @@ class CompletionChunks:
         self._echoes = dict(enumerate(echoes))
         """Those that are not sent yet."""
         self._offsets = [0] * len(echoes)
+        self._moulds: dict[int, Mould] = {}
+        """For the pieces of a choice's text."""
         self._open = dict.fromkeys(range(len(echoes)))
         """The choices that are not complete, in order."""
 
     def take(self, event: Event | None) -> bytes:
         """The chunks that tell of an event."""
+        if type(event) is Text and event.choice in self._moulds and not event.logprobs:
+            return self._moulds[event.choice].fill(event.text)  # nearly always
         echoes, self._echoes = self._echoes, {}
         begin = [self._piece(CompletionChoice(*echo)) for echo in echoes.items() if echo[1]]
         return b"".join(begin) + self._tell(event)
 
     def _tell(self, event: Event | None) -> bytes:
         if isinstance(event, Text):
-            return self._piece(self._choice(event))
+            return self._text(event)
         if event is None:
             return KEEP_ALIVE
         if isinstance(event, Failed):
@@ -217,12 +221,15 @@ class CompletionChunks:
             return b"".join(end) + DONE
         return b""
 
-    def _choice(self, event: Text) -> CompletionChoice:
+    def _text(self, event: Text) -> bytes:
+        number = event.choice
         if not event.logprobs:
-            return CompletionChoice(event.choice, event.text)
-        logprobs = old_logprobs(event.logprobs, self._offsets[event.choice])
-        self._offsets[event.choice] += sum(len(token.text) for token in event.logprobs)
-        return CompletionChoice(event.choice, event.text, None, logprobs)
+            mould = Mould(lambda text: self._piece(CompletionChoice(number, text)))
+            self._moulds[number] = mould
+            return mould.fill(event.text)
+        logprobs = old_logprobs(event.logprobs, self._offsets[number])
+        self._offsets[number] += sum(len(token.text) for token in event.logprobs)
+        return self._piece(CompletionChoice(number, event.text, None, logprobs))
 
     def _piece(self, *choices: CompletionChoice, counts: Usage | None = None) -> bytes:
         head = self._head

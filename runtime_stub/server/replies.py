@@ -73,6 +73,20 @@ def sse(document: object, event: str | None = None) -> bytes:
     return data if event is None else b"event: " + event.encode() + b"\n" + data
 
 
+class Mould:
+    """A piece of a stream that is sent many times, with another text in one place."""
+
+    def __init__(self, make: Callable[[str], bytes]) -> None:
+        """`make` makes the piece for a text. What it puts behind that must not be chosen by
+        anybody outside."""
+        place = "\0"
+        self._before, _, self._after = make(place).rpartition(msgspec.json.encode(place))
+
+    def fill(self, text: str) -> bytes:
+        """The piece for `text`."""
+        return self._before + msgspec.json.encode(text) + self._after
+
+
 def ndjson(document: object) -> bytes:
     """One line of a stream of JSON documents."""
     return msgspec.json.encode(document) + b"\n"
