@@ -50,6 +50,9 @@ class Drafts:
         """Where the text went on after these tokens, the last time they occurred."""
         for end in range(GRAM, len(self._tokens)):
             self._followed[tuple(self._tokens[end - GRAM : end])] = end
+        self._last = tuple(self._tokens[-GRAM:])
+        self._place = self._followed.get(self._last)
+        """Where it may go on like."""
         self.chance = Chance()
 
     @property
@@ -59,13 +62,20 @@ class Drafts:
 
     def add(self, token: int) -> None:
         """The text goes on with `token`."""
-        if len(self._tokens) >= GRAM:
-            self._followed[tuple(self._tokens[-GRAM:])] = len(self._tokens)
+        if len(self._last) == GRAM:
+            self._followed[self._last] = len(self._tokens)
         self._tokens.append(token)
+        self._last = (*self._last[1 - GRAM :], token)
+        self._place = self._followed.get(self._last)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it was at such a place before."""
+        return self._place is not None
 
     def guess(self, most: int) -> list[int]:
         """At most `most` tokens that may follow; none if the text never was at such a place."""
-        start = self._followed.get(tuple(self._tokens[-GRAM:]))
+        start = self._place
         if start is None:
             return []
         length = len(self._tokens)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtime_stub.engine.drafts import MOST, Chance, Drafts, worthwhile
+from runtime_stub.engine.drafts import MOST, PRIOR, Chance, Drafts, worthwhile
 from runtime_stub.engine.pace import Pace
 from runtime_stub.engine.slots import Slot
 
@@ -45,6 +45,21 @@ class Guessing:
         elif slot.job is not None:
             slot.drafts = Drafts([*slot.job.tokens, token])
             slot.model_chance = self._model.new_chance() if self._model is not None else None
+
+    def can_help(self, slots: Sequence[Slot]) -> bool:
+        """Whether there is anything to guess for texts that are answered in the same step. If
+        not, as for most tokens, the step passes without a guess."""
+        if self._model is not None and self._model.useful:
+            return True
+        for slot in slots:
+            if slot.drafts is not None and slot.drafts.repeats:
+                return True
+        for slot in slots:
+            if slot.drafts is not None and slot.drafts.chance.value < PRIOR:
+                chance = slot.drafts.chance
+                if self._count(chance, len(slots) - 1, 0.0, MOST) == 0:
+                    chance.rest()
+        return False
 
     def guess(self, wishes: Sequence[Wish], others: int) -> None:
         """Give each slot a guess as long as it pays, beside `others` texts in the same step."""
