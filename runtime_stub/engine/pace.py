@@ -34,7 +34,6 @@ class Pace:
     def __init__(self) -> None:
         self._alone: deque[float] = deque(maxlen=_LAST)
         """Seconds of the last steps that only generated."""
-        self._generating: float | None = None
         self._per_token: float | None = None
         """Seconds that a prompt token takes in a step which only reads."""
         self._chunk: float | None = None
@@ -52,8 +51,9 @@ class Pace:
         """
         if self._chunk is None:
             self._chunk = 1.0
-            if self._generating is not None and self._per_token is not None:
-                likely = self._generating / (_SMALL_COSTS_MORE * self._per_token)
+            generating = self.generating
+            if generating is not None and self._per_token is not None:
+                likely = generating / (_SMALL_COSTS_MORE * self._per_token)
                 self._chunk = max(1.0, _STRETCH * likely)
         self._since_look += 1
         if self._since_look > _LOOK_AGAIN:
@@ -65,7 +65,8 @@ class Pace:
     @property
     def generating(self) -> float | None:
         """Seconds that a step takes which only generates, without guesses; None if unknown."""
-        return self._generating
+        # Found when it is asked for, which is seldom: steps are noted for every token.
+        return sorted(self._alone)[len(self._alone) // 2] if self._alone else None
 
     @property
     def per_guess(self) -> float | None:
@@ -79,22 +80,23 @@ class Pace:
     def note(self, generated: int, read: int, seconds: float, guessed: int = 0) -> None:
         """Learn from a step that fed so many generated, prompt and guessed tokens."""
         if guessed:
-            if not read and self._generating is not None:
-                longer = max(0.0, seconds - self._generating) / guessed
+            generating = self.generating
+            if not read and generating is not None:
+                longer = max(0.0, seconds - generating) / guessed
                 self._per_guess = _average(self._per_guess, longer)
         elif generated and not read:
             self._alone.append(seconds)
-            self._generating = sorted(self._alone)[len(self._alone) // 2]
         elif read and not generated:
             self._per_token = _average(self._per_token, seconds / read)
-        elif read and self._generating is not None and self._chunk is not None:
+        elif read:
             self._adjust(read, seconds)
 
     def _adjust(self, read: int, seconds: float) -> None:
         """Make the next chunk as much longer or shorter as this step was too short or long."""
-        if self._generating is None or self._chunk is None:
+        generating = self.generating
+        if generating is None or self._chunk is None:
             return
-        wanted = (1 + self._stretch) * self._generating
+        wanted = (1 + self._stretch) * generating
         factor = max(_SHRINK, min(wanted / seconds, _GROW))
         used = read * _STRETCH / self._stretch
         if factor < 1:
@@ -102,8 +104,8 @@ class Pace:
         elif used + 1 > self._chunk:  # a prompt's last piece says nothing of longer ones
             grown = self._chunk * factor
             # Between one token and two there is nothing, and two may cost twice as much.
-            most = (seconds - self._generating) * int(grown) / int(self._chunk)
-            if most <= _LIMIT / _STRETCH * self._stretch * self._generating:
+            most = (seconds - generating) * int(grown) / int(self._chunk)
+            if most <= _LIMIT / _STRETCH * self._stretch * generating:
                 self._chunk = grown
 
 
