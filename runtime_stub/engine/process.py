@@ -19,9 +19,11 @@ from runtime_stub.engine.interface import AnyEngine, AnyTicket
 from runtime_stub.engine.messages import (
     LAST_EVENTS,
     AnyRequest,
+    ChoiceEnd,
     Event,
     Failed,
     ModelFacts,
+    PromptRead,
     Reasoning,
     Status,
     Text,
@@ -37,8 +39,8 @@ Send = Callable[[Event, int], None]
 """Sends an event of a request. Raises WireError."""
 
 _REQUESTS = get_args(AnyRequest)
-_PIECES = (Text, Reasoning, ToolCall)
-"""Events that the steps of generating bring forth."""
+_OF_STEPS = frozenset((PromptRead, Text, Reasoning, ToolCall, ChoiceEnd))
+"""Events that the steps of generating bring forth, and nothing else does."""
 _LOOK = 0.1
 """Seconds between looks at the progress of loading."""
 _FLUSH_SECONDS = 5.0
@@ -61,7 +63,7 @@ def run_engine(
 class _Child:
     def __init__(self, connection: Connection, load: Load, *, flushes: bool) -> None:
         self._connection = connection
-        self._send_piece: Send = connection.gather if flushes else connection.send
+        self._send_later: Send = connection.gather if flushes else connection.send
         self._load = load
         self._engine: AnyEngine | None = None
         self._facts: ModelFacts | None = None
@@ -131,9 +133,9 @@ class _Child:
                 self._tickets[identity] = ticket
 
     def _on_event(self, engine: AnyEngine, identity: int, event: Event) -> None:
-        is_piece = isinstance(event, _PIECES)
-        failed = not is_piece and self._tell_state(engine)
-        send: Send = self._send_piece if is_piece else self._connection.send
+        of_step = type(event) in _OF_STEPS
+        failed = not of_step and self._tell_state(engine)
+        send: Send = self._send_later if of_step else self._connection.send
         try:
             send(event, identity)
         except WireError as error:
@@ -142,7 +144,7 @@ class _Child:
                 ticket = self._tickets.get(identity)
             if ticket is not None:
                 ticket.cancel()
-        if not is_piece and isinstance(event, LAST_EVENTS):
+        if not of_step and isinstance(event, LAST_EVENTS):
             self._note_end(identity, event, failed=failed)
 
     def _tell_state(self, engine: AnyEngine) -> bool:
