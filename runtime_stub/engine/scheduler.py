@@ -290,7 +290,7 @@ class Scheduler:
 
     def _guess(self, writers: Sequence[Slot]) -> None:
         """Decide what may follow the next token of each, as far as that pays."""
-        if self._guessing is None or not self._guessing.can_help(writers):
+        if self._guessing is None or not writers or not self._guessing.can_help(writers):
             return
         # Every text's own token must find its place in the batch and in the context.
         tokens = self._context.size.tokens
