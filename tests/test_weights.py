@@ -10,15 +10,21 @@ import random
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_architectures
 import tiny_models
+from gguf_files import U32, Typed
 
+from packer.gguf_reader import read_header
 from runtime_stub.engine import library
+from runtime_stub.engine.adapters import Adapters
 from runtime_stub.engine.context import Context, ContextSize
-from runtime_stub.engine.messages import EngineSettings, ModelSource
+from runtime_stub.engine.embedder import Embedder
+from runtime_stub.engine.messages import AdapterSource, EngineSettings, ModelSource
 from runtime_stub.engine.model import Model, load_model
 from runtime_stub.engine.weights import ARCHITECTURES, LARGEST, interleave
 
@@ -35,6 +41,9 @@ TYPES = {
 """Numbers that GGUF gives them."""
 ROWS, COLUMNS = 32, 512
 SETTINGS = EngineSettings()
+WRONG = 0.1
+"""How far predictions may be apart. Sums that are rounded in another way make it up to 0.06, and
+a single matrix with other weights 0.12 or more."""
 _F32, _I32 = 0, 26
 _FOR_TENSORS = 1 << 18
 _TOO_OLD = ("x64", "sse42", "sandybridge", "ivybridge", "piledriver")
@@ -223,14 +232,17 @@ def loaded(path: Path) -> Iterator[Model]:
             model.free()
 
 
-def predictions(model: Model) -> array[float]:
-    """What a model expects after some tokens, read at once and then one by one."""
+def predictions(model: Model, *adapters: AdapterSource, threads: int = 2) -> array[float]:
+    """What a model expects after some tokens, read at once, so many that threads share them, and
+    then after each of a few more."""
     found = array("f")
-    context = Context(model, ContextSize(256, ""), EngineSettings(), threads=2)
+    mixing = Adapters(model, adapters)
+    context = Context(model, ContextSize(512, ""), SETTINGS, threads)
     try:
-        for position in range(24):
-            context.add(position * 7 % 90, position, 0, output=position >= 19)
-            if position < 19:
+        mixing.apply(context.handle, mixing.mix(None))
+        for position in range(303):
+            context.add(position * 7 % 90, position, 0, output=position >= 299)
+            if position < 299:
                 continue
             assert context.decode() == 0
             context.clear_batch()
@@ -241,20 +253,79 @@ def predictions(model: Model) -> array[float]:
     return found
 
 
+def multiplied(path: Path) -> int:
+    """Bytes of the weights that a model multiplies with states and nothing else, but for experts.
+    All others that have blocks are the table of tokens, where the last layer has its own."""
+    tensors = read_header(path).tensors
+    names = {tensor.name for tensor in tensors}
+    return sum(
+        tensor.size
+        for tensor in tensors
+        if tensor.type_id == TYPES["q8_0"]
+        and not (tensor.name == "token_embd.weight" and "output.weight" in names)
+        and not tensor.name.endswith("_exps.weight")
+    )
+
+
+def test_there_is_a_model_of_each_architecture() -> None:
+    known = tiny_architectures.ARCHITECTURES.items()
+    assert {own.called or name for name, own in known} == ARCHITECTURES
+
+
 @needs_avx2
-@pytest.mark.parametrize("make", [tiny_models.plain, tiny_models.sliding])
-@pytest.mark.parametrize("tied", [False, True])
-def test_whole_models(make: Any, tied: bool, tmp_path: Path) -> None:
-    path = make(tmp_path / "model.gguf", quantized=True, tied=tied)
+@pytest.mark.parametrize(
+    ("name", "tied"),
+    [(name, tied) for name, own in tiny_architectures.ARCHITECTURES.items() for tied in own.ties],
+)
+def test_whole_models(name: str, tied: bool, tmp_path: Path) -> None:
+    path = tiny_architectures.quantized(tmp_path / "model.gguf", name, tied=tied)
     before = path.read_bytes()
     with loaded(path) as model:
-        expected = predictions(model)
+        expected = predictions(model, threads=1)
     with loaded(path) as model:
-        taken = interleave(model, SETTINGS, 1 << 30)
-        assert taken > 0.4 * model.size
-        assert apart(predictions(model), expected) < 0.1  # a single wrong weight matrix makes it 1
+        assert interleave(model, SETTINGS, 1 << 30) == multiplied(path)
+        assert apart(predictions(model), expected) < WRONG
         assert interleave(model, SETTINGS, 1 << 30) == 0  # all done
     assert path.read_bytes() == before
+
+
+@needs_avx2
+def test_adapters_change_interleaved_weights_alike(tmp_path: Path) -> None:
+    path = tiny_models.plain(tmp_path / "model.gguf", quantized=True)
+    adapter = tiny_models.adapter(tmp_path / "adapter.gguf", "changed")
+    with adapter.open("rb") as stream:
+        length = adapter.stat().st_size
+        source = AdapterSource("it", ModelSource(stream.fileno(), 0, length), always=True)
+        with loaded(path) as model:
+            alone, expected = (predictions(model, *it, threads=1) for it in ((), (source,)))
+        with loaded(path) as model:
+            assert interleave(model, SETTINGS, 1 << 30)
+            assert apart(predictions(model, source), expected) < WRONG
+    assert apart(alone, expected) > 0.5
+
+
+@needs_avx2
+@pytest.mark.parametrize("pooling", [None, 1, 3])
+def test_texts_have_the_same_vectors(pooling: int | None, tmp_path: Path) -> None:
+    """Whether nothing is said of how states are pooled, or the mean or the last of them is taken,
+    as Qwen 3's embedding models do."""
+    facts = {} if pooling is None else {"pooling_type": Typed(U32, pooling)}
+    path = tiny_architectures.quantized(tmp_path / "model.gguf", "qwen3", tied=True, facts=facts)
+
+    def vectors(model: Model) -> array[float]:
+        embedder = Embedder(model, threads=2)
+        try:
+            texts = ("something", "something-else", tiny_models.CHARACTERS)
+            return array("f", chain(*(embedder.embed(text, normalise=True)[0] for text in texts)))
+        finally:
+            embedder.free()
+
+    with loaded(path) as model:
+        assert model.stated_pooling() == (-1 if pooling is None else pooling)
+        expected = vectors(model)
+    with loaded(path) as model:
+        assert interleave(model, SETTINGS, 1 << 30)
+        assert apart(vectors(model), expected) < WRONG
 
 
 def test_what_is_left_alone(tmp_path: Path) -> None:

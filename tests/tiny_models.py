@@ -21,14 +21,14 @@ WINDOW = 16
 CHARACTERS = "".join(map(chr, range(33, 127)))
 END = len(CHARACTERS)
 """The token that ends an answer; tests forbid it."""
-_VOCABULARY = END + 2
-_HEADS, _HEAD, _KEY_VALUE_HEADS = 4, 16, 2
+VOCABULARY = END + 2
+HEADS, HEAD, KEY_VALUE_HEADS = 4, 16, 2
 _STATE, _CONVOLUTION, _RANK = 8, 4, 4
 
 
 def plain(
     path: Path,
-    head: int = _HEAD,
+    head: int = HEAD,
     seed: str = "",
     characters: str = CHARACTERS,
     *,
@@ -38,20 +38,13 @@ def plain(
     """Llama's architecture, with `head` numbers in each key and value. Another `seed` makes other
     weights, `characters` another vocabulary. `quantized` weights are Q8_0; `tied` ones of the first
     layer are the last one's, too."""
-    attention = {
-        "attention.head_count": Typed(U32, _HEADS),
-        "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
-        "feed_forward_length": Typed(U32, HIDDEN),
-        "attention.key_length": Typed(U32, head),
-        "attention.value_length": Typed(U32, head),
-        "rope.dimension_count": Typed(U32, head),
-    }
+    facts = attention_facts(head) | {"rope.dimension_count": Typed(U32, head)}
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(LAYERS):
         block = f"blk.{layer}"
-        shapes |= _attention(block, head) | _feed_forward(block)
+        shapes |= attention_shapes(block, head) | feed_forward_shapes(block)
         shapes |= {f"{block}.ffn_norm.weight": (WIDTH,)}
-    return _write(path, "llama", attention, shapes, seed, characters, quantized, tied)
+    return write(path, "llama", facts, shapes, seed, characters, quantized, tied)
 
 
 def adapter(path: Path, seed: str, rank: int = 4) -> Path:
@@ -71,21 +64,16 @@ def adapter(path: Path, seed: str, rank: int = 4) -> Path:
     return Gguf(metadata, tuple(tensors)).write(path)
 
 
-def sliding(path: Path, head: int = _HEAD, *, quantized: bool = False, tied: bool = False) -> Path:
+def sliding(path: Path, head: int = HEAD, *, quantized: bool = False, tied: bool = False) -> Path:
     """Gemma 3's architecture: every second layer sees the last WINDOW tokens only."""
-    attention = {
-        "attention.head_count": Typed(U32, _HEADS),
-        "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
-        "attention.key_length": Typed(U32, head),
-        "attention.value_length": Typed(U32, head),
+    facts = attention_facts(head) | {
         "attention.sliding_window": Typed(U32, WINDOW),
         "attention.sliding_window_pattern": Typed(U32, 2),
-        "feed_forward_length": Typed(U32, HIDDEN),
     }
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(LAYERS):
         block = f"blk.{layer}"
-        shapes |= _attention(block, head) | _feed_forward(block)
+        shapes |= attention_shapes(block, head) | feed_forward_shapes(block)
         shapes |= {
             f"{block}.attn_q_norm.weight": (head,),
             f"{block}.attn_k_norm.weight": (head,),
@@ -93,7 +81,7 @@ def sliding(path: Path, head: int = _HEAD, *, quantized: bool = False, tied: boo
             f"{block}.post_ffw_norm.weight": (WIDTH,),
             f"{block}.ffn_norm.weight": (WIDTH,),
         }
-    return _write(path, "gemma3", attention, shapes, quantized=quantized, tied=tied)
+    return write(path, "gemma3", facts, shapes, quantized=quantized, tied=tied)
 
 
 def recurrent(path: Path) -> Path:
@@ -118,26 +106,19 @@ def recurrent(path: Path) -> Path:
             f"{block}.ssm_d": (inner,),
             f"{block}.ssm_out.weight": (inner, WIDTH),
         }
-    return _write(path, "mamba", facts, shapes)
+    return write(path, "mamba", facts, shapes)
 
 
-def hybrid(path: Path, head: int = _HEAD) -> Path:
+def hybrid(path: Path, head: int = HEAD) -> Path:
     """Falcon-H1's architecture: each layer has a state and attention beside each other."""
     inner, heads, state = WIDTH, 4, 16
-    facts = _state_space(inner, state, heads) | {
-        "ssm.group_count": Typed(U32, 1),
-        "attention.head_count": Typed(U32, _HEADS),
-        "attention.head_count_kv": Typed(U32, _KEY_VALUE_HEADS),
-        "attention.key_length": Typed(U32, head),
-        "attention.value_length": Typed(U32, head),
-        "feed_forward_length": Typed(U32, HIDDEN),
-        "rope.freq_base": Typed(F32, 10000.0),
-    }
+    facts = _state_space(inner, state, heads) | attention_facts(head)
+    facts |= {"ssm.group_count": Typed(U32, 1), "rope.freq_base": Typed(F32, 10000.0)}
     convolved = inner + 2 * state
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(LAYERS):
         block = f"blk.{layer}"
-        shapes |= _attention(block, head) | _feed_forward(block)
+        shapes |= attention_shapes(block, head) | feed_forward_shapes(block)
         shapes |= {
             f"{block}.ffn_norm": (WIDTH,),
             f"{block}.ssm_in.weight": (WIDTH, inner + convolved + heads),
@@ -149,7 +130,7 @@ def hybrid(path: Path, head: int = _HEAD) -> Path:
             f"{block}.ssm_norm.weight": (inner, 1),
             f"{block}.ssm_out.weight": (inner, WIDTH),
         }
-    return _write(path, "falcon-h1", facts, shapes)
+    return write(path, "falcon-h1", facts, shapes)
 
 
 def _state_space(inner: int, state: int, rank: int) -> dict[str, Typed]:
@@ -161,17 +142,28 @@ def _state_space(inner: int, state: int, rank: int) -> dict[str, Typed]:
     }
 
 
-def _attention(block: str, head: int) -> dict[str, tuple[int, ...]]:
+def attention_facts(head: int = HEAD) -> dict[str, Typed]:
+    """What a model says of its attention, and how wide its layers are in between."""
     return {
-        f"{block}.attn_norm.weight": (WIDTH,),
-        f"{block}.attn_q.weight": (WIDTH, _HEADS * head),
-        f"{block}.attn_k.weight": (WIDTH, _KEY_VALUE_HEADS * head),
-        f"{block}.attn_v.weight": (WIDTH, _KEY_VALUE_HEADS * head),
-        f"{block}.attn_output.weight": (_HEADS * head, WIDTH),
+        "attention.head_count": Typed(U32, HEADS),
+        "attention.head_count_kv": Typed(U32, KEY_VALUE_HEADS),
+        "attention.key_length": Typed(U32, head),
+        "attention.value_length": Typed(U32, head),
+        "feed_forward_length": Typed(U32, HIDDEN),
     }
 
 
-def _feed_forward(block: str) -> dict[str, tuple[int, ...]]:
+def attention_shapes(block: str, head: int = HEAD) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{block}.attn_norm.weight": (WIDTH,),
+        f"{block}.attn_q.weight": (WIDTH, HEADS * head),
+        f"{block}.attn_k.weight": (WIDTH, KEY_VALUE_HEADS * head),
+        f"{block}.attn_v.weight": (WIDTH, KEY_VALUE_HEADS * head),
+        f"{block}.attn_output.weight": (HEADS * head, WIDTH),
+    }
+
+
+def feed_forward_shapes(block: str) -> dict[str, tuple[int, ...]]:
     return {
         f"{block}.ffn_gate.weight": (WIDTH, HIDDEN),
         f"{block}.ffn_up.weight": (WIDTH, HIDDEN),
@@ -179,7 +171,7 @@ def _feed_forward(block: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _write(
+def write(
     path: Path,
     architecture: str,
     facts: Mapping[str, Typed],
@@ -189,6 +181,7 @@ def _write(
     quantized: bool = False,
     tied: bool = False,
 ) -> Path:
+    """A model of `shapes`, and of what all have; `quantized` and `tied` as in `plain`."""
     facts = {
         "block_count": Typed(U32, LAYERS),
         "context_length": Typed(U32, 4096),
@@ -209,8 +202,8 @@ def _write(
         "tokenizer.ggml.add_bos_token": Typed(BOOL, value=False),
     }
     shapes = {
-        "token_embd.weight": (WIDTH, _VOCABULARY),
-        "output.weight": (WIDTH, _VOCABULARY),
+        "token_embd.weight": (WIDTH, VOCABULARY),
+        "output.weight": (WIDTH, VOCABULARY),
         "output_norm.weight": (WIDTH,),
         **shapes,
     }
@@ -218,7 +211,7 @@ def _write(
         del shapes["output.weight"]
     tensors = tuple(
         TensorInfo(name, shape, TYPE_Q8_0, data=_rounded(_weights(name, shape, seed)))
-        if quantized and len(shape) == 2
+        if quantized and len(shape) > 1 and "ffn_gate_inp" not in name
         else TensorInfo(name, shape, data=_weights(name, shape, seed))
         for name, shape in shapes.items()
     )
