@@ -294,8 +294,8 @@ def test_adapters_change_interleaved_weights_alike(tmp_path: Path) -> None:
     path = tiny_models.plain(tmp_path / "model.gguf", quantized=True)
     adapter = tiny_models.adapter(tmp_path / "adapter.gguf", "changed")
     with adapter.open("rb") as stream:
-        length = adapter.stat().st_size
-        source = AdapterSource("it", ModelSource(stream.fileno(), 0, length), always=True)
+        file = ModelSource(stream.fileno(), 0, adapter.stat().st_size)
+        source = AdapterSource("it", file, scale=0.5, always=True)
         with loaded(path) as model:
             alone, expected = (predictions(model, *it, threads=1) for it in ((), (source,)))
         with loaded(path) as model:

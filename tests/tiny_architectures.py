@@ -75,7 +75,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         }
     ),
     "llama": Architecture(
-        {  # no common model has them, but some have
+        {  # most models do without them
             "attn_output.bias": (WIDTH,),
             "ffn_gate.bias": (HIDDEN,),
             "ffn_up.bias": (HIDDEN,),
