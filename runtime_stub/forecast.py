@@ -50,7 +50,7 @@ class _Stated:
     entry: Entry
 
     @property
-    def size(self) -> int:
+    def memory(self) -> int:
         return self.entry.size
 
     @property

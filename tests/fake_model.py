@@ -26,7 +26,7 @@ from runtime_stub.errors import EngineError
 class FakeModel:
     """As much of a model as the engine looks at."""
 
-    parameters = size = trained_context = vocabulary_size = 1000
+    parameters = size = memory = trained_context = vocabulary_size = 1000
     bos = eos = ""
     adds_bos = False
     vocabulary = None

@@ -29,7 +29,7 @@ PER_TOKEN = 10_000
 @dataclass
 class FakeModel:
     trained_context: int = 32_768
-    size: int = 1000 * MB
+    memory: int = 1000 * MB
 
     def state_bytes_per_token(self, kv: str) -> int:
         return KV_TYPES[kv].bytes_of(PER_TOKEN // 2)

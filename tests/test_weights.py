@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import operator
 import random
+import struct
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +28,8 @@ from runtime_stub.engine.context import Context, ContextSize
 from runtime_stub.engine.embedder import Embedder
 from runtime_stub.engine.messages import AdapterSource, EngineSettings, ModelSource
 from runtime_stub.engine.model import Model, load_model
-from runtime_stub.engine.weights import ARCHITECTURES, LARGEST, interleave
+from runtime_stub.engine.weights import ARCHITECTURES, LARGEST, interleave, load_weights
+from runtime_stub.errors import EngineError
 
 TYPES = {
     "q4_0": 2,
@@ -40,6 +43,8 @@ TYPES = {
 }
 """Numbers that GGUF gives them."""
 ROWS, COLUMNS = 32, 512
+MOST = 300
+"""States: more than are multiplied with the same weights before others are."""
 SETTINGS = EngineSettings()
 WRONG = 0.1
 """How far predictions may be apart. Sums that are rounded in another way make it up to 0.06, and
@@ -88,35 +93,56 @@ def base(name: str, *arguments: object) -> int:
     return int(function(*(ctypes.c_size_t(a) if isinstance(a, int) else a for a in arguments)) or 0)
 
 
+@functools.cache
+def many_numbers() -> array[float]:
+    chance = random.Random(5)  # noqa: S311
+    return array("f", (chance.gauss(0.1, 1) for _ in range(MOST * COLUMNS)))
+
+
+def numbers(rows: int) -> array[float]:
+    return many_numbers()[: rows * COLUMNS]
+
+
 class Sums:
     """Weights times states, and the rows of the weights, as one CPU backend computes them."""
 
-    def __init__(self, variant: str, kind: str, states: int, threads: int) -> None:
+    def __init__(
+        self, variant: str, kind: str, states: int, threads: int, *, across: int = 1
+    ) -> None:
+        """The states lie behind each other, or `across` of them apart from the next one."""
         self._library = backend_library(variant)
         self._library.ggml_backend_init.restype = ctypes.c_size_t
         device = base("ggml_backend_reg_dev_get", self._library.ggml_backend_init(), 0)
         self._backend = base("ggml_backend_dev_init", device, 0)
         self._library.ggml_backend_cpu_set_n_threads(ctypes.c_size_t(self._backend), threads)
         self._context = base("ggml_init", _Parameters(_FOR_TENSORS, None, no_alloc=True))
-        self._states = base("ggml_new_tensor_2d", self._context, _F32, COLUMNS, states)
+        self._states = base(
+            "ggml_new_tensor_3d", self._context, _F32, COLUMNS, across, states // across
+        )
+        order = base("ggml_permute", self._context, self._states, 0, 2, 1, 3)
         self._picked = base("ggml_new_tensor_1d", self._context, _I32, ROWS)
         self.weights = base("ggml_new_tensor_2d", self._context, TYPES[kind], COLUMNS, ROWS)
-        self._product = base("ggml_mul_mat", self._context, self.weights, self._states)
+        self._product = base("ggml_mul_mat", self._context, self.weights, order)
         self._rows = base("ggml_get_rows", self._context, self.weights, self._picked)
         self._graph = base("ggml_new_graph", self._context)
         base("ggml_build_forward_expand", self._graph, self._product)
         base("ggml_build_forward_expand", self._graph, self._rows)
         self._buffer = base("ggml_backend_alloc_ctx_tensors", self._context, self._backend)
-        numbers = random.Random(5)  # noqa: S311
-        rows = array("f", (numbers.gauss(0.1, 1) for _ in range(ROWS * COLUMNS)))
+        rows = numbers(ROWS)
         packed = ctypes.create_string_buffer(base("ggml_nbytes", self.weights))
         base("ggml_quantize_chunk", TYPES[kind], rows.buffer_info()[0], packed, 0, ROWS, COLUMNS, 0)
-        self._set(self.weights, packed.raw)
+        self.set_weights(packed.raw)
         self._set(self._picked, array("i", range(ROWS)).tobytes())
         # Each state is its own, and the same, however many there are.
-        self.states = array("f", (numbers.gauss(0, 1) for _ in range(states * COLUMNS)))
-        self.states[:COLUMNS] = array("f", [0.0] * COLUMNS)
-        self._set(self._states, self.states.tobytes())
+        self.set_states(array("f", [0.0] * COLUMNS) + numbers(states - 1))
+
+    def set_weights(self, data: bytes) -> None:
+        """As they lie in a file."""
+        self._set(self.weights, data)
+
+    def set_states(self, states: array[float]) -> None:
+        self.states = states
+        self._set(self._states, states.tobytes())
 
     def interleave(self) -> bool:
         offered = _Interleaving.in_dll(self._library, "satchel_interleaving")
@@ -206,11 +232,62 @@ def test_rows_are_as_they_were(kind: str) -> None:
 def test_a_product_does_not_depend_on_what_is_computed_beside_it(kind: str) -> None:
     """Neither on other states nor on the threads nor on the kind of processor: guesses that are
     checked together are what they would have been one by one."""
-    many, _ = sums(able()[0], kind, 100)
+    many, _ = sums(able()[0], kind, MOST)
     for variant in able():
-        for states, threads in ((1, 1), (2, 2), (7, 2), (100, 1), (100, 3)):
+        for states, threads in ((1, 1), (2, 2), (7, 2), (100, 3), (MOST, 1)):
             few, _ = sums(variant, kind, states, threads)
             assert few == many[: states * ROWS], (variant, states, threads)
+
+
+@needs_avx2
+@pytest.mark.parametrize("kind", TYPES)
+def test_states_need_not_lie_side_by_side(kind: str) -> None:
+    for states in (12, 120):
+        expected, _ = sums(able()[0], kind, states)
+        made = Sums(able()[0], kind, states, 2, across=4)
+        assert made.interleave()
+        found, _ = made.computed()
+        made.close()
+        for index in range(states):  # the fourth comes after the first, and so on
+            place = index % 4 * (states // 4) + index // 4
+            there = found[place * ROWS : (place + 1) * ROWS]
+            assert there == expected[index * ROWS : (index + 1) * ROWS]
+
+
+SCALES = {"q4_1": (0, 2), "q5_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}
+"""Where halves lie in a block; in those left out, at its beginning."""
+
+
+@needs_avx2
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("filling", [0x00, 0x7F, 0x80, 0xFF])
+def test_the_largest_sums_are_exact(kind: str, filling: int) -> None:
+    """Whatever bits a file holds, no sum has too little room."""
+    for variant in able():
+        made = Sums(variant, kind, 4, 1)
+        size = base("ggml_nbytes", made.weights)
+        block = bytearray([filling]) * base("ggml_type_size", TYPES[kind])
+        for place in SCALES.get(kind, (0,)):
+            block[place : place + 2] = struct.pack("<e", 1.0)
+        made.set_weights(bytes(block) * (size // len(block)))
+        half = COLUMNS // 2
+        states = (
+            [127.0] * COLUMNS,
+            [-127.0] * COLUMNS,
+            [127.0, -127.0] * half,
+            [-127.0, 127.0] * half,
+        )
+        made.set_states(array("f", itertools.chain(*states)))
+        assert made.interleave()
+        found, rows = made.computed()
+        made.close()
+        row = rows[:COLUMNS]
+        assert max(map(abs, row)) > 0
+        for index, state in enumerate(states):
+            exact = sum(map(operator.mul, state, row))
+            most = sum(abs(a * b) for a, b in zip(state, row, strict=True))
+            for value in found[index * ROWS : (index + 1) * ROWS]:
+                assert value == pytest.approx(exact, abs=1e-6 * most), (variant, index)
 
 
 def test_a_processor_without_avx2_leaves_them() -> None:
@@ -254,17 +331,19 @@ def predictions(model: Model, *adapters: AdapterSource, threads: int = 2) -> arr
 
 
 def multiplied(path: Path) -> int:
-    """Bytes of the weights that a model multiplies with states and nothing else, but for experts.
-    All others that have blocks are the table of tokens, where the last layer has its own."""
+    """Bytes of the weights that a model multiplies with states and nothing else, but for experts;
+    0 where these are most of it. All others that have blocks are the table of tokens, where the
+    last layer has its own."""
     tensors = read_header(path).tensors
     names = {tensor.name for tensor in tensors}
-    return sum(
+    found = sum(
         tensor.size
         for tensor in tensors
         if tensor.type_id == TYPES["q8_0"]
         and not (tensor.name == "token_embd.weight" and "output.weight" in names)
         and not tensor.name.endswith("_exps.weight")
     )
+    return found if found > sum(tensor.size for tensor in tensors) / 2 else 0
 
 
 def test_there_is_a_model_of_each_architecture() -> None:
@@ -326,6 +405,21 @@ def test_texts_have_the_same_vectors(pooling: int | None, tmp_path: Path) -> Non
     with loaded(path) as model:
         assert interleave(model, SETTINGS, 1 << 30)
         assert apart(vectors(model), expected) < WRONG
+
+
+def test_there_is_no_memory_for_what_is_asked(tmp_path: Path) -> None:
+    path = tiny_models.plain(tmp_path / "model.gguf", quantized=True)
+    with path.open("rb") as stream:
+        source = ModelSource(stream.fileno(), 0, path.stat().st_size)
+        wanted = EngineSettings(repack=True)
+        with pytest.raises(EngineError, match="to repack the weights takes 0 MB of memory"):
+            load_weights(source, lambda _: True, wanted, 1000)
+        model = load_weights(source, lambda _: True, wanted, 1 << 30)
+        assert model.memory == model.size  # in place of the mapped ones
+        model.free()
+        model = load_weights(source, lambda _: True, EngineSettings(), 1000)  # as in the file
+        assert model.memory == model.size
+        model.free()
 
 
 def test_what_is_left_alone(tmp_path: Path) -> None:

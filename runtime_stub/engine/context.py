@@ -42,8 +42,8 @@ class Sized(Protocol):
     """What the choice of a context needs to know of a model."""
 
     @property
-    def size(self) -> int:
-        """Bytes of weights."""
+    def memory(self) -> int:
+        """Bytes that its weights take."""
 
     @property
     def trained_context(self) -> int:
@@ -59,7 +59,7 @@ def choose_context(model: Sized, settings: EngineSettings, hardware: Hardware) -
     Raises EngineError when even the smallest does not fit into memory.
     """
     per_token = max(1, model.state_bytes_per_token(settings.kv))
-    weights = model.size * (2 if settings.repack else 1)
+    weights = model.memory
     free = hardware.memory_available - weights - _MARGIN
     fitting = free // per_token // _GRAIN * _GRAIN
     if settings.context:

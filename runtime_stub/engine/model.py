@@ -30,13 +30,16 @@ _SOON = 512 << 20
 class Model:
     """Handle to a llama.cpp model. Reading the vocabulary is safe from any thread."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, *, is_copied: bool = False) -> None:
+        """`is_copied` is whether weights are beside the mapped ones once more."""
         llama = library()
         self.handle = handle
         self.vocabulary = llama.llama_model_get_vocab(handle)
         self.vocabulary_size = int(llama.llama_vocab_n_tokens(self.vocabulary))
         self.trained_context = int(llama.llama_model_n_ctx_train(handle))
         self.size = int(llama.llama_model_size(handle))
+        self.memory = self.size * (2 if is_copied else 1)
+        """Bytes that its weights take."""
         self.parameters = int(llama.llama_model_n_params(handle))
         self.window = int(llama.llama_model_n_swa(handle))
         """Tokens that a sliding window keeps; 0 without one."""
@@ -237,7 +240,7 @@ def load_model(
         raise EngineError(
             f"the model can't be loaded: {reason}", "If `verify` finds damage, copy the file again"
         )
-    return Model(handle)
+    return Model(handle, is_copied=repack)
 
 
 @contextmanager

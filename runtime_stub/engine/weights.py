@@ -14,6 +14,7 @@ from typing import Protocol
 from runtime_stub.engine.library import native, native_of_processor
 from runtime_stub.engine.messages import EngineSettings, ModelSource
 from runtime_stub.engine.model import Model, load_model
+from runtime_stub.errors import EngineError
 
 _THREADS = 2
 """More find memory no faster."""
@@ -49,8 +50,16 @@ def load_weights(
 ) -> Model:
     """`load_model`, and interleave. Where that can't be done and `settings` ask for repacked
     weights, llama.cpp repacks those that it can, beside the mapped ones: they take their memory
-    again."""
+    again. Raises EngineError, as well where there is no memory for what is asked."""
     model = load_model(source, on_progress)
+    if settings.repack and model.size > memory_available:
+        size = model.size
+        model.free()
+        raise EngineError(
+            f"to repack the weights takes {size / 1e6:,.0f} MB of memory, and "
+            f"{memory_available / 1e6:,.0f} MB are free",
+            "Leave out --repack (in a recipe: repack): they are used as they lie in the file",
+        )
     if interleave(model, settings, memory_available) or not settings.repack:
         return model
     model.free()
@@ -60,7 +69,8 @@ def load_weights(
 def interleave(model: Interleavable, settings: EngineSettings, memory_available: int) -> int:
     """Interleave what can be of the weights of `model`, which nothing may use meanwhile; returns
     how many bytes of them. 0 where `settings` forbid it, where the processor or the architecture
-    does not allow it, and unasked for a model that is large, here or altogether."""
+    does not allow it, for a few weights of many, and unasked for a model that is large, here or
+    altogether."""
     begin = native("satchel_interleave_model")
     processor = native_of_processor("satchel_interleaving")
     if begin is None or processor is None or settings.repack is False:

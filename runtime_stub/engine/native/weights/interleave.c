@@ -30,6 +30,8 @@ static inline uint32_t word_at(const uint8_t *bytes) {
     return word;
 }
 
+static inline void put_word(uint8_t *bytes, uint32_t word) { memcpy(bytes, &word, sizeof word); }
+
 #define EACH 0x01010101u /* a byte's value, in each byte of a word */
 
 /* The lower four bits of columns 4 * quad to 4 * quad + 3 of a span, a byte each. */
@@ -78,15 +80,15 @@ static void interleave_six_bits(const uint8_t *from, int row, uint8_t *to) {
 static inline void interleave_span(const struct format *format, const uint8_t *high,
                                    const uint8_t *quants, int span, int row, uint8_t *to_high,
                                    uint8_t *to_quants) {
-    uint32_t *const words = (uint32_t *)to_quants + row;
     if (format->is_whole) {
-        for (int quad = 0; quad < QUADS; quad++)
-            words[ROWS * quad] = word_at(quants + 4 * quad) ^ 0x80 * EACH; /* from 0 on */
+        for (int quad = 0; quad < QUADS; quad++) /* from 0 on */
+            put_word(to_quants + 4 * (ROWS * quad + row), word_at(quants + 4 * quad) ^ 0x80 * EACH);
         return;
     }
     for (int quad = 0; quad < QUADS / 2; quad++)
-        words[ROWS * quad] = nibbles(format, quants, span, quad) |
-                             nibbles(format, quants, span, quad + QUADS / 2) << 4;
+        put_word(to_quants + 4 * (ROWS * quad + row),
+                 nibbles(format, quants, span, quad) |
+                     nibbles(format, quants, span, quad + QUADS / 2) << 4);
     if (format->high_bits == 1) {
         /* Of each four columns one bit a column: half a byte, beside that of the next row. */
         for (int quad = 0; quad < QUADS; quad++) {
@@ -97,12 +99,11 @@ static inline void interleave_span(const struct format *format, const uint8_t *h
         }
     } else if (format->high_bits == 2) {
         /* Of each sixteen columns two bits a column, those of four quads in a byte. */
-        uint32_t *const pairs = (uint32_t *)to_high + row;
         for (int half = 0; half < 2; half++) {
             uint32_t four = 0;
             for (int quad = 0; quad < 4; quad++)
                 four |= high_bits(format, high, span, 4 * half + quad) << 2 * quad;
-            pairs[ROWS * half] = four;
+            put_word(to_high + 4 * (ROWS * half + row), four);
         }
     }
 }

@@ -14,11 +14,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
+#include <iterator>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -62,8 +64,7 @@ class replacement {
         memory = static_cast<uint8_t *>(all) + skip;
         if (skip > 0)
             munmap(all, skip);
-        if (skip < HUGE_PAGE)
-            munmap(memory + size, HUGE_PAGE - skip);
+        munmap(memory + size, HUGE_PAGE - skip);
         madvise(memory, size, MADV_HUGEPAGE);
     }
 
@@ -82,8 +83,12 @@ class replacement {
 
     bool put() {
         mprotect(memory, size, PROT_READ);
-        if (mremap(memory, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, old) == MAP_FAILED)
+        if (mremap(memory, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, old) == MAP_FAILED) {
+            /* The kernel unmaps what is to be replaced, and may fail afterwards. */
+            if (msync(old, size, MS_ASYNC) != 0 && errno == ENOMEM)
+                GGML_ABORT("the model is no longer mapped: there is no memory for its weights");
             return false;
+        }
         memory = nullptr;
         return true;
     }
@@ -94,7 +99,8 @@ class replacement {
     uint8_t *memory = nullptr;
 };
 
-/* What a mapped buffer consists of: `weights`, and all else from its first page to its last. */
+/* What a mapped buffer consists of: `weights`, and all else from its first page to its last. Empty
+ * where they overlap, as no sound file's do. */
 std::vector<part> parts_of(ggml_backend_buffer_t buffer, std::vector<ggml_tensor *> weights) {
     const uintptr_t page = sysconf(_SC_PAGESIZE);
     const auto base = reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer));
@@ -106,6 +112,8 @@ std::vector<part> parts_of(ggml_backend_buffer_t buffer, std::vector<ggml_tensor
     uint8_t *next = at(base / page * page);
     for (ggml_tensor *tensor : weights) {
         auto *first = static_cast<uint8_t *>(tensor->data);
+        if (first < next || first + ggml_nbytes(tensor) > at(end))
+            return {};
         parts.push_back({next, first, nullptr});
         next = first + ggml_nbytes(tensor);
         parts.push_back({first, next, tensor});
@@ -117,7 +125,13 @@ std::vector<part> parts_of(ggml_backend_buffer_t buffer, std::vector<ggml_tensor
 /* Returns how many bytes of weights are interleaved. */
 size_t interleave_buffer(ggml_backend_buffer_t buffer, const std::vector<ggml_tensor *> &weights,
                          const satchel_interleaving *processor, int threads) {
+    size_t bytes = 0;
+    for (const ggml_tensor *tensor : weights)
+        bytes += ggml_nbytes(tensor);
     const std::vector<part> parts = parts_of(buffer, weights);
+    /* All of the buffer becomes memory of our own: not for a few of its weights. */
+    if (parts.empty() || bytes < ggml_backend_buffer_get_size(buffer) / 2)
+        return 0;
     replacement memory(parts.front().first, parts.back().end);
     if (memory.of(parts.front().first) == nullptr)
         return 0;
@@ -132,10 +146,11 @@ size_t interleave_buffer(ggml_backend_buffer_t buffer, const std::vector<ggml_te
         }
     };
     std::vector<std::thread> others;
+    others.reserve(threads);
     try {
         for (int thread = 1; thread < threads; thread++)
             others.emplace_back(work);
-    } catch (const std::system_error &) {
+    } catch (const std::exception &) {
         /* No more threads are allowed: fewer do it. */
     }
     work();
@@ -143,26 +158,13 @@ size_t interleave_buffer(ggml_backend_buffer_t buffer, const std::vector<ggml_te
         other.join();
     if (!memory.put())
         return 0;
-    size_t bytes = 0;
-    for (ggml_tensor *tensor : weights) {
+    for (ggml_tensor *tensor : weights)
         processor->mark(tensor);
-        bytes += ggml_nbytes(tensor);
-    }
     return bytes;
 }
 
-} // namespace
-
-/* Interleave the mapped weights of `model` that `processor` can, on `threads` threads. Returns how
- * many bytes of them. Nothing may use the model meanwhile. */
-extern "C" {
-__attribute__((visibility("default"))) size_t
-satchel_interleave_model(const llama_model *model, const satchel_interleaving *processor,
-                         int threads);
-}
-
-size_t satchel_interleave_model(const llama_model *model, const satchel_interleaving *processor,
-                                int threads) {
+size_t interleave_buffers(const llama_model *model, const satchel_interleaving *processor,
+                          int threads) {
     const bool is_tied = model->get_tensor("output.weight") == nullptr;
     std::vector<ggml_backend_buffer_t> buffers;
     std::vector<ggml_tensor *> weights;
@@ -183,4 +185,26 @@ size_t satchel_interleave_model(const llama_model *model, const satchel_interlea
         bytes += interleave_buffer(buffer, own, processor, threads);
     }
     return bytes;
+}
+
+} // namespace
+
+/* Interleave the mapped weights of `model` that `processor` can, where they are most of them, on
+ * `threads` threads. Returns how many bytes. Nothing may use the model meanwhile. */
+extern "C" {
+__attribute__((visibility("default"))) size_t
+satchel_interleave_model(const llama_model *model, const satchel_interleaving *processor,
+                         int threads);
+}
+
+size_t satchel_interleave_model(const llama_model *model, const satchel_interleaving *processor,
+                                int threads) {
+    /* Another device would be given the weights, and take them for what they were. */
+    if (ggml_backend_dev_count() != 1)
+        return 0;
+    try {
+        return interleave_buffers(model, processor, threads);
+    } catch (const std::exception &) {
+        return 0;
+    }
 }

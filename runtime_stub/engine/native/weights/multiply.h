@@ -12,6 +12,8 @@ struct block {
     int8_t quants[COLUMNS];
 };
 
+#pragma GCC visibility push(hidden)
+
 /* Whether this build for a processor can do it. */
 bool multiplies(void);
 
@@ -24,3 +26,5 @@ void quantize(const struct format *format, const float *from, size_t count, stru
  * A product is the same, whatever others it is made with. */
 void multiply(const struct format *format, const uint8_t *group, size_t blocks,
               const struct block *states, size_t count, char *to, size_t stride);
+
+#pragma GCC visibility pop

@@ -92,6 +92,9 @@ static inline int quants_size(const struct format *format) {
     return (format->is_whole ? COLUMNS : COLUMNS / 2) * ROWS;
 }
 
+/* For this library alone: names as plain as these mean something else elsewhere. */
+#pragma GCC visibility push(hidden)
+
 /* Tensors whose rows are interleaved have this in `extra`. */
 extern char interleaved;
 
@@ -104,3 +107,5 @@ void interleave(const struct ggml_tensor *weights, const struct format *format, 
 
 /* Write row `row` of the interleaved `weights` to `to`, as numbers. */
 void read_row(const struct ggml_tensor *weights, int64_t row, float *to);
+
+#pragma GCC visibility pop
