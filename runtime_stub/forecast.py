@@ -48,10 +48,12 @@ class _Stated:
     """A model as the manifest describes it."""
 
     entry: Entry
+    is_copied: bool
+    """Whether llama.cpp makes repacked weights of the mapped ones, and keeps both."""
 
     @property
     def memory(self) -> int:
-        return self.entry.size
+        return self.entry.size * (2 if self.is_copied else 1)
 
     @property
     def trained_context(self) -> int:
@@ -68,12 +70,12 @@ def forecast(
     pack does not say enough about it."""
     if "numbers_per_token" not in model.entry.metadata:
         return None
-    stated = _Stated(model.entry)
     if settings is None:
         settings = EngineSettings(context=model.recipe.context, **dict(model.recipe.engine))
     measured = shelf.read()
     if measured is not None:
         settings = applied(settings, measured.profile)
+    stated = _Stated(model.entry, bool(settings.repack) and not _can_interleave(model.entry))
     if model.draft is not None and model.recipe.drafts is not False:
         taken = int(model.draft.metadata.get("memory_needed", model.draft.size))
         hardware = replace(hardware, memory_available=hardware.memory_available - taken)
@@ -115,3 +117,9 @@ def lines(document: dict[str, Any], *, several: bool) -> Iterator[str]:
     )
     if document["warning"]:
         yield f"  warning    {name}{document['warning']}"
+
+
+def _can_interleave(entry: Entry) -> bool:
+    from runtime_stub.engine.weights import ARCHITECTURES
+
+    return entry.metadata.get("architecture") in ARCHITECTURES

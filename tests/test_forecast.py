@@ -123,17 +123,21 @@ def test_memory_that_is_short(small_model: Path, out: Path, small_stub: Stub) ->
     assert enough.warning == ""
 
 
-def test_repacked_weights_take_their_memory_again(
+def test_weights_that_llama_cpp_repacks_take_their_memory_again(
     small_model: Path, out: Path, small_stub: Stub
 ) -> None:
     model = packed(small_model, out, small_stub)
-    model = replace(model, entry=replace(model.entry, size=GB))
+    strange = {**model.entry.metadata, "architecture": "falcon-h1"}
+    ours = replace(model, entry=replace(model.entry, size=GB))
+    other = replace(model, entry=replace(model.entry, size=GB, metadata=strange))
     known = Shelf(Measured(Profile(repack=True)))
     plenty = machine(2 * GB)
-    found, doubled = (forecast.forecast(model, plenty, shelf) for shelf in (Shelf(), known))
-    assert found is not None
+    for packed_model, shelf in ((ours, Shelf()), (ours, known), (other, Shelf())):
+        found = forecast.forecast(packed_model, plenty, shelf)
+        assert found is not None
+        assert found.context > 0
+    doubled = forecast.forecast(other, plenty, known)
     assert doubled is not None
-    assert found.context > 0
     assert "needs 2,2" in doubled.problem
 
 

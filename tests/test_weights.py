@@ -282,7 +282,7 @@ def test_the_largest_sums_are_exact(kind: str, filling: int) -> None:
         found, rows = made.computed()
         made.close()
         row = rows[:COLUMNS]
-        assert max(map(abs, row)) > 0
+        assert max(map(abs, row)) > 0 or filling == 0
         for index, state in enumerate(states):
             exact = sum(map(operator.mul, state, row))
             most = sum(abs(a * b) for a, b in zip(state, row, strict=True))
