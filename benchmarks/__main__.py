@@ -104,8 +104,8 @@ def main() -> int:
             sections.append(_big(plan))
     settings = (
         f"{plan.settings.threads} threads, context {plan.settings.context:,}, "
-        f"{plan.settings.parallel} slots, flash attention, weights not repacked, greedy, "
-        f"{plan.tokens} tokens an answer."
+        f"{plan.settings.parallel} slots, flash attention, llama.cpp's weights not repacked, "
+        f"greedy, {plan.tokens} tokens an answer."
     )
     options.out.mkdir(parents=True, exist_ok=True)
     table = report.markdown(sections, machine.description(), settings)
