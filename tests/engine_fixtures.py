@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from runtime_stub.engine.messages import (
     Tokens,
     Usage,
 )
+from runtime_stub.engine.model import Model, load_model
 
 SAMPLE_VARIABLE = "SATCHEL_SAMPLE_MODEL"
 NO_USAGE = Usage(0, 0, 0, 0.0, 0.0)
@@ -47,6 +49,17 @@ def sample_model() -> Path:
     if not name:
         pytest.skip(f"{SAMPLE_VARIABLE} names no model")
     return Path(name)
+
+
+@contextmanager
+def loaded(path: Path) -> Iterator[Model]:
+    """The model at `path`, its weights as they lie there."""
+    with path.open("rb") as stream:
+        model = load_model(ModelSource(stream.fileno(), 0, path.stat().st_size), lambda _: True)
+        try:
+            yield model
+        finally:
+            model.free()
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import tiny_models
+from engine_fixtures import loaded
 
 from runtime_stub.engine.bench import Bench, OutOfTime
-from runtime_stub.engine.messages import EngineSettings, ModelSource
-from runtime_stub.engine.model import Model, load_model
-
-
-@contextmanager
-def loaded(path: Path) -> Iterator[Model]:
-    with path.open("rb") as stream:
-        model = load_model(ModelSource(stream.fileno(), 0, path.stat().st_size), lambda _: True)
-        try:
-            yield model
-        finally:
-            model.free()
+from runtime_stub.engine.messages import EngineSettings
 
 
 def test_a_step_is_given_up_at_once(tmp_path: Path) -> None:

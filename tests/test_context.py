@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 import tiny_models
-from engine_fixtures import sample_model, sample_source
+from engine_fixtures import loaded, sample_model, sample_source
 
 from runtime_stub.engine.context import Context, ContextSize, choose_context, fitting_context
 from runtime_stub.engine.hardware import Hardware
@@ -90,16 +90,12 @@ def test_for_one_request(needed: int, tokens: int) -> None:
 
 @contextmanager
 def made(path: Path, **settings: Any) -> Iterator[Context]:
-    with path.open("rb") as stream:
-        model = load_model(ModelSource(stream.fileno(), 0, path.stat().st_size), lambda _: True)
+    with loaded(path) as model:
+        context = Context(model, ContextSize(256, ""), EngineSettings(**settings), threads=1)
         try:
-            context = Context(model, ContextSize(256, ""), EngineSettings(**settings), threads=1)
-            try:
-                yield context
-            finally:
-                context.free()
+            yield context
         finally:
-            model.free()
+            context.free()
 
 
 def state_size(path: Path, kv: str) -> int:

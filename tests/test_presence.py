@@ -8,15 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from engine_fixtures import eventually
-from scripted_process import AGAIN, DONE, HELLO, SERVE, Answer, Scripted, submit
+from scripted_process import AGAIN, DONE, HELLO, SERVE, Answer, Made, Make, Scripted, submit
 
 from runtime_stub.engine import supervisor
 from runtime_stub.engine.messages import EngineSettings, Failed, Finished, Status, Text
 from runtime_stub.engine.remote import RemoteEngine
 from runtime_stub.engine.residence import Residence, Stay
-
-Made = tuple[RemoteEngine, Scripted]
-Make = Callable[..., Made]
 
 
 @pytest.fixture(autouse=True)

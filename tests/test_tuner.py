@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import tiny_models
+from engine_fixtures import loaded
 
 from runtime_stub.engine import comparison, tuner
 from runtime_stub.engine.hardware import Hardware, read_hardware
-from runtime_stub.engine.messages import EngineSettings, ModelSource
-from runtime_stub.engine.model import Model, load_model
+from runtime_stub.engine.messages import EngineSettings
+from runtime_stub.engine.model import Model
 from runtime_stub.engine.profile import Measured, Profile
 from runtime_stub.engine.rival import Rival, RivalError
 from runtime_stub.engine.tuner import SECONDS, Tuner, WantedError
@@ -318,16 +318,6 @@ class TestRepacking:
         found = self.tried(machine, 0.5, takes_repack=True, dies=True)
         assert found.profile == Profile()
         assert found.trials[-1].note == "it is gone"
-
-
-@contextmanager
-def loaded(path: Path) -> Iterator[Model]:
-    with path.open("rb") as stream:
-        model = load_model(ModelSource(stream.fileno(), 0, path.stat().st_size), lambda _: True)
-        try:
-            yield model
-        finally:
-            model.free()
 
 
 @pytest.mark.parametrize("kind", [tiny_models.plain, tiny_models.sliding, tiny_models.hybrid])

@@ -10,8 +10,6 @@ import operator
 import random
 import struct
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import pytest
 import tiny_architectures
 import tiny_models
+from engine_fixtures import loaded
 from gguf_files import U32, Typed
 
 from packer.gguf_reader import read_header
@@ -27,7 +26,7 @@ from runtime_stub.engine.adapters import Adapters
 from runtime_stub.engine.context import Context, ContextSize
 from runtime_stub.engine.embedder import Embedder
 from runtime_stub.engine.messages import AdapterSource, EngineSettings, ModelSource
-from runtime_stub.engine.model import Model, load_model
+from runtime_stub.engine.model import Model
 from runtime_stub.engine.weights import ARCHITECTURES, LARGEST, interleave, load_weights
 from runtime_stub.errors import EngineError
 
@@ -297,16 +296,6 @@ def test_a_processor_without_avx2_leaves_them() -> None:
         assert not made.interleave()
         assert made.computed() == before
         made.close()
-
-
-@contextmanager
-def loaded(path: Path) -> Iterator[Model]:
-    with path.open("rb") as stream:
-        model = load_model(ModelSource(stream.fileno(), 0, path.stat().st_size), lambda _: True)
-        try:
-            yield model
-        finally:
-            model.free()
 
 
 def predictions(model: Model, *adapters: AdapterSource, threads: int = 2) -> array[float]:
