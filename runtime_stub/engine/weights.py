@@ -71,13 +71,13 @@ def interleave(model: Interleavable, settings: EngineSettings, memory_available:
     how many bytes of them. 0 where `settings` forbid it, where the processor or the architecture
     does not allow it, for a few weights of many, and unasked for a model that is large, here or
     altogether."""
-    begin = native("satchel_interleave_model")
-    processor = native_of_processor("satchel_interleaving")
-    if begin is None or processor is None or settings.repack is False:
+    if settings.repack is False or model.metadata("general.architecture") not in ARCHITECTURES:
         return 0
     if not settings.repack and model.size > min(LARGEST, memory_available // 2):
         return 0
-    if model.metadata("general.architecture") not in ARCHITECTURES:
+    begin = native("satchel_interleave_model")
+    processor = native_of_processor("satchel_interleaving")
+    if begin is None or processor is None:
         return 0
     begin.restype = ctypes.c_size_t
     begin.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
