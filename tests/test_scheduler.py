@@ -61,6 +61,9 @@ class FakeContext:
         self.forgetful = False
         self.refuses_states = False
 
+    def remembers(self, sequence: int, tokens: int) -> bool:
+        return len(self.cells.get(sequence, [])) >= tokens
+
     def clear_batch(self) -> None:
         self.batch = []
 

@@ -211,15 +211,17 @@ class Context:
             and (saved is None or self._restore(sequence, saved))
             and llama.llama_memory_seq_rm(self._memory, sequence, tokens, -1)
             and int(llama.llama_memory_seq_pos_max(self._memory, sequence)) == tokens - 1
+            and (not self.cuttable or self.remembers(sequence, tokens))
         ):
-            if not self.cuttable:
-                return tokens
-            first = int(llama.llama_memory_seq_pos_min(self._memory, sequence))
-            oldest_needed = max(0, tokens - self._window) if self._window > 0 else 0
-            if 0 <= first <= oldest_needed:
-                return tokens
+            return tokens
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         return 0
+
+    def remembers(self, sequence: int, tokens: int) -> bool:
+        """Whether it holds all that is looked at after the first `tokens` of a sequence: a
+        sliding window forgets what is behind it."""
+        first = int(library().llama_memory_seq_pos_min(self._memory, sequence))
+        return 0 <= first <= (max(0, tokens - self._window) if self._window > 0 else 0)
 
     def share(self, source: int, target: int, tokens: int, saved: bytes | None = None) -> int:
         """Give `target` the first `tokens` of `source` instead of its own; returns how many

@@ -107,7 +107,10 @@ class Slot:
 
     def reusable(self, alike: int, context: Context) -> int:
         """How many of the `alike` tokens that a prompt begins with need not be read again."""
-        if context.cuttable or alike == len(self.tokens):
+        if alike == len(self.tokens):
+            return alike
+        # What lies aside is taken as it was: whether it will do is seen when it is back.
+        if context.cuttable and (self.aside or context.remembers(self.sequence, alike)):
             return alike
         return self.places.last(alike)
 
