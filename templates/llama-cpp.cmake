@@ -6,10 +6,11 @@
 # that the distribution forces on (CMP0126, CMP0077).
 set(LLAMA_BUILD_COMMON OFF)
 
-# Our own multiplication of weights goes into each of ggml's builds for a kind of processor.
-function(satchel_interleave_weights)
-    set(sources interleave.c multiply.c graph.c)
-    list(TRANSFORM sources PREPEND "${SATCHEL_NATIVE}/weights/")
+# Our own products and attention go into each of ggml's builds for a kind of processor.
+function(satchel_compute)
+    set(sources graph.c attention/attention.c attention/cells.c attention/heads.c
+        weights/interleave.c weights/multiply.c weights/product.c)
+    list(TRANSFORM sources PREPEND "${SATCHEL_NATIVE}/")
     get_property(targets DIRECTORY "${CMAKE_SOURCE_DIR}/vendor/llama.cpp/ggml/src"
                  PROPERTY BUILDSYSTEM_TARGETS)
     list(FILTER targets INCLUDE REGEX "^ggml-cpu-[^-]+$")
@@ -37,7 +38,7 @@ function(satchel_finish)
             llama PRIVATE "LINKER:--wrap=mmap" "LINKER:--wrap=ggml_backend_buffer_clear")
     endif()
     if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-        satchel_interleave_weights()
+        satchel_compute()
     endif()
     # What the stub says about itself is read from these: the commit, the architectures
     # it knows, and the licence.

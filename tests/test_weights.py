@@ -12,11 +12,11 @@ import struct
 from array import array
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_architectures
 import tiny_models
+from backends import F32, I32, TOO_OLD, Graph, able, apart, base, needs_avx2, variants
 from engine_fixtures import loaded
 from gguf_files import U32, Typed
 
@@ -48,18 +48,6 @@ SETTINGS = EngineSettings()
 WRONG = 0.1
 """How far predictions may be apart. Sums that are rounded in another way make it up to 0.06, and
 a single matrix with other weights 0.12 or more."""
-_F32, _I32 = 0, 26
-_FOR_TENSORS = 1 << 18
-_TOO_OLD = ("x64", "sse42", "sandybridge", "ivybridge", "piledriver")
-"""Kinds of processor without AVX2."""
-
-
-class _Parameters(ctypes.Structure):
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("buffer", ctypes.c_void_p),
-        ("no_alloc", ctypes.c_bool),
-    )
 
 
 class _Interleaving(ctypes.Structure):
@@ -68,28 +56,6 @@ class _Interleaving(ctypes.Structure):
         ("write", ctypes.CFUNCTYPE(None, ctypes.c_size_t, ctypes.c_size_t)),
         ("mark", ctypes.CFUNCTYPE(None, ctypes.c_size_t)),
     )
-
-
-def backend_library(variant: str) -> Any:
-    return ctypes.CDLL(str(library.libraries_folder() / f"libggml-cpu-{variant}.so"))
-
-
-@functools.cache
-def variants() -> tuple[str, ...]:
-    """The CPU backends that this processor runs."""
-    library.library()
-    names = [
-        path.stem.removeprefix("libggml-cpu-")
-        for path in library.libraries_folder().glob("libggml-cpu-*.so")
-    ]
-    return tuple(sorted(name for name in names if backend_library(name).ggml_backend_score() > 0))
-
-
-def base(name: str, *arguments: object) -> int:
-    """Call one of ggml's functions. Pointers go and come as plain numbers."""
-    function = getattr(ctypes.CDLL(str(library.libraries_folder() / "libggml-base.so")), name)
-    function.restype = ctypes.c_size_t
-    return int(function(*(ctypes.c_size_t(a) if isinstance(a, int) else a for a in arguments)) or 0)
 
 
 @functools.cache
@@ -102,75 +68,47 @@ def numbers(rows: int) -> array[float]:
     return many_numbers()[: rows * COLUMNS]
 
 
-class Sums:
-    """Weights times states, and the rows of the weights, as one CPU backend computes them."""
+class Sums(Graph):
+    """Weights times states, and the rows of the weights."""
 
     def __init__(
         self, variant: str, kind: str, states: int, threads: int, *, across: int = 1
     ) -> None:
         """The states lie behind each other, or `across` of them apart from the next one."""
-        self._library = backend_library(variant)
-        self._library.ggml_backend_init.restype = ctypes.c_size_t
-        device = base("ggml_backend_reg_dev_get", self._library.ggml_backend_init(), 0)
-        self._backend = base("ggml_backend_dev_init", device, 0)
-        self._library.ggml_backend_cpu_set_n_threads(ctypes.c_size_t(self._backend), threads)
-        self._context = base("ggml_init", _Parameters(_FOR_TENSORS, None, no_alloc=True))
-        self._states = base(
-            "ggml_new_tensor_3d", self._context, _F32, COLUMNS, across, states // across
-        )
-        order = base("ggml_permute", self._context, self._states, 0, 2, 1, 3)
-        self._picked = base("ggml_new_tensor_1d", self._context, _I32, ROWS)
-        self.weights = base("ggml_new_tensor_2d", self._context, TYPES[kind], COLUMNS, ROWS)
-        self._product = base("ggml_mul_mat", self._context, self.weights, order)
-        self._rows = base("ggml_get_rows", self._context, self.weights, self._picked)
-        self._graph = base("ggml_new_graph", self._context)
-        base("ggml_build_forward_expand", self._graph, self._product)
-        base("ggml_build_forward_expand", self._graph, self._rows)
-        self._buffer = base("ggml_backend_alloc_ctx_tensors", self._context, self._backend)
+        super().__init__(variant, threads)
+        self._states = self.tensor(F32, COLUMNS, across, states // across)
+        order = base("ggml_permute", self.context, self._states, 0, 2, 1, 3)
+        picked = self.tensor(I32, ROWS)
+        self.weights = self.tensor(TYPES[kind], COLUMNS, ROWS)
+        self._product = base("ggml_mul_mat", self.context, self.weights, order)
+        self._rows = base("ggml_get_rows", self.context, self.weights, picked)
+        self.add(self._product, self._rows)
         rows = numbers(ROWS)
         packed = ctypes.create_string_buffer(base("ggml_nbytes", self.weights))
         base("ggml_quantize_chunk", TYPES[kind], rows.buffer_info()[0], packed, 0, ROWS, COLUMNS, 0)
-        self.set_weights(packed.raw)
-        self._set(self._picked, array("i", range(ROWS)).tobytes())
+        self.set(self.weights, packed.raw)
+        self.set(picked, array("i", range(ROWS)))
         # Each state is its own, and the same, however many there are.
         self.set_states(array("f", [0.0] * COLUMNS) + numbers(states - 1))
 
-    def set_weights(self, data: bytes) -> None:
-        """As they lie in a file."""
-        self._set(self.weights, data)
-
     def set_states(self, states: array[float]) -> None:
         self.states = states
-        self._set(self._states, states.tobytes())
+        self.set(self._states, states)
 
     def interleave(self) -> bool:
-        offered = _Interleaving.in_dll(self._library, "satchel_interleaving")
+        offered = _Interleaving.in_dll(self.library, "satchel_interleaving")
         if not offered.can(self.weights):
             return False
-        size = base("ggml_nbytes", self.weights)
-        room = ctypes.create_string_buffer(size)
+        room = ctypes.create_string_buffer(base("ggml_nbytes", self.weights))
         offered.write(self.weights, ctypes.addressof(room))
-        self._set(self.weights, room.raw)
+        self.set(self.weights, room.raw)
         offered.mark(self.weights)
         return not offered.can(self.weights)
 
     def computed(self) -> tuple[array[float], array[float]]:
         """The products, state after state, and the rows."""
-        assert base("ggml_backend_graph_compute", self._backend, self._graph) == 0
-        return self._get(self._product), self._get(self._rows)
-
-    def close(self) -> None:
-        base("ggml_backend_buffer_free", self._buffer)
-        base("ggml_free", self._context)
-        base("ggml_backend_free", self._backend)
-
-    def _set(self, tensor: int, data: bytes) -> None:
-        base("ggml_backend_tensor_set", tensor, data, 0, len(data))
-
-    def _get(self, tensor: int) -> array[float]:
-        room = ctypes.create_string_buffer(base("ggml_nbytes", tensor))
-        base("ggml_backend_tensor_get", tensor, room, 0, len(room))
-        return array("f", room.raw)
+        self.compute()
+        return self.get(self._product), self.get(self._rows)
 
 
 def sums(
@@ -182,19 +120,6 @@ def sums(
         return made.computed()
     finally:
         made.close()
-
-
-def able() -> list[str]:
-    return [variant for variant in variants() if variant not in _TOO_OLD]
-
-
-needs_avx2 = pytest.mark.skipif(not able(), reason="no AVX2")
-
-
-def apart(one: array[float], other: array[float]) -> float:
-    """How far, as a share of all of it."""
-    difference = sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
-    return float((difference / sum(b * b for b in other)) ** 0.5)
 
 
 @needs_avx2
@@ -268,7 +193,7 @@ def test_the_largest_sums_are_exact(kind: str, filling: int) -> None:
         block = bytearray([filling]) * base("ggml_type_size", TYPES[kind])
         for place in SCALES.get(kind, (0,)):
             block[place : place + 2] = struct.pack("<e", 1.0)
-        made.set_weights(bytes(block) * (size // len(block)))
+        made.set(made.weights, bytes(block) * (size // len(block)))
         half = COLUMNS // 2
         states = (
             [127.0] * COLUMNS,
@@ -290,7 +215,7 @@ def test_the_largest_sums_are_exact(kind: str, filling: int) -> None:
 
 
 def test_a_processor_without_avx2_leaves_them() -> None:
-    for variant in set(variants()) & set(_TOO_OLD):
+    for variant in set(variants()) & set(TOO_OLD):
         made = Sums(variant, "q4_0", 1, 1)
         before = made.computed()
         assert not made.interleave()

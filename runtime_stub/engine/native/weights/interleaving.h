@@ -1,4 +1,4 @@
-/* What each of ggml's builds for a kind of processor offers (graph.c), for all weights of a model
+/* What each of ggml's builds for a kind of processor offers (product.c), for all weights of a model
  * to be interleaved (model.cpp). */
 #pragma once
 

@@ -1,12 +1,6 @@
-/* Linked into each build of ggml for a kind of processor: operations on interleaved weights.
- *
- * ggml asks for each operation of a graph whether something other than its own code does it
- * (ggml_cpu_extra_compute_forward), and how much room that takes. The linker sends both questions
- * here first (--wrap). Only products and the reading of single rows know interleaved weights;
- * anything else that meets them is a mistake of ours, and ends the process rather than go on with
- * wrong numbers.
- */
-#include "ggml-cpu-impl.h"
+/* Operations on interleaved weights, shared out among threads. */
+#include "product.h"
+
 #include "interleaving.h"
 #include "multiply.h"
 
@@ -18,13 +12,6 @@
 #define NEAR (192 * 1024)
 /* Portions for each thread, taken when done with the last: one may be slower than others. */
 #define PORTIONS 8
-
-bool __real_ggml_cpu_extra_compute_forward(struct ggml_compute_params *params,
-                                           struct ggml_tensor *op);
-bool __wrap_ggml_cpu_extra_compute_forward(struct ggml_compute_params *params,
-                                           struct ggml_tensor *op);
-bool __real_ggml_cpu_extra_work_size(int threads, const struct ggml_tensor *op, size_t *size);
-bool __wrap_ggml_cpu_extra_work_size(int threads, const struct ggml_tensor *op, size_t *size);
 
 struct states {
     size_t count, blocks;
@@ -105,8 +92,7 @@ static void rows_by_number(const struct ggml_compute_params *params, struct ggml
     }
 }
 
-/* Whether something in `op` is interleaved, be it a part of it. */
-static bool knows(const struct ggml_tensor *op) {
+bool is_of_interleaved(const struct ggml_tensor *op) {
     if (op->src[0] != NULL && is_interleaved(op->src[0]))
         return true;
     for (int source = 0; source < GGML_MAX_SRC && op->src[source] != NULL; source++) {
@@ -117,29 +103,21 @@ static bool knows(const struct ggml_tensor *op) {
     return false;
 }
 
-bool __wrap_ggml_cpu_extra_compute_forward(struct ggml_compute_params *params,
-                                           struct ggml_tensor *op) {
-    if (!knows(op))
-        return __real_ggml_cpu_extra_compute_forward(params, op);
+size_t interleaved_size(const struct ggml_tensor *op, int threads) {
+    if (op->op != GGML_OP_MUL_MAT)
+        return 0;
+    const struct states states = states_of(op);
+    const size_t size = states.count * states.blocks * sizeof(struct block);
+    return are_few(states) ? size * (size_t)threads : size;
+}
+
+void compute_interleaved(const struct ggml_compute_params *params, struct ggml_tensor *op) {
     if (op->op == GGML_OP_MUL_MAT)
         matrix_product(params, op);
     else if (op->op == GGML_OP_GET_ROWS)
         rows_by_number(params, op);
     else
         GGML_ABORT("%s of interleaved weights", ggml_op_name(op->op));
-    return true;
-}
-
-bool __wrap_ggml_cpu_extra_work_size(int threads, const struct ggml_tensor *op, size_t *size) {
-    if (op->src[0] == NULL || !is_interleaved(op->src[0]))
-        return __real_ggml_cpu_extra_work_size(threads, op, size);
-    if (op->op == GGML_OP_MUL_MAT) {
-        const struct states states = states_of(op);
-        *size = states.count * states.blocks * sizeof(struct block);
-        if (are_few(states))
-            *size *= (size_t)threads;
-    }
-    return true;
 }
 
 static bool can_interleave(const struct ggml_tensor *weights) {

@@ -1,0 +1,36 @@
+/* Linked into each build of ggml for a kind of processor: what of a graph is computed by our code.
+ *
+ * ggml asks for each operation whether something other than its own code does it
+ * (ggml_cpu_extra_compute_forward), and how much memory that takes. The linker sends both
+ * questions here first (--wrap).
+ */
+#include "attention/attention.h"
+#include "weights/product.h"
+
+bool __real_ggml_cpu_extra_compute_forward(struct ggml_compute_params *params,
+                                           struct ggml_tensor *op);
+bool __wrap_ggml_cpu_extra_compute_forward(struct ggml_compute_params *params,
+                                           struct ggml_tensor *op);
+bool __real_ggml_cpu_extra_work_size(int threads, const struct ggml_tensor *op, size_t *size);
+bool __wrap_ggml_cpu_extra_work_size(int threads, const struct ggml_tensor *op, size_t *size);
+
+bool __wrap_ggml_cpu_extra_compute_forward(struct ggml_compute_params *params,
+                                           struct ggml_tensor *op) {
+    if (is_of_interleaved(op))
+        compute_interleaved(params, op);
+    else if (is_attention(op))
+        attend(params, op);
+    else
+        return __real_ggml_cpu_extra_compute_forward(params, op);
+    return true;
+}
+
+bool __wrap_ggml_cpu_extra_work_size(int threads, const struct ggml_tensor *op, size_t *size) {
+    if (is_of_interleaved(op))
+        *size = interleaved_size(op, threads);
+    else if (is_attention(op))
+        *size = attention_size(op, threads);
+    else
+        return __real_ggml_cpu_extra_work_size(threads, op, size);
+    return true;
+}
