@@ -11,6 +11,10 @@ function(satchel_compute)
     set(sources graph.c attention/attention.c attention/cells.c attention/heads.c
         weights/interleave.c weights/multiply.c weights/product.c)
     list(TRANSFORM sources PREPEND "${SATCHEL_NATIVE}/")
+    # Products and sums are fused where the code says so and nowhere else: in all builds alike.
+    set_source_files_properties(
+        ${sources} DIRECTORY "${CMAKE_SOURCE_DIR}/vendor/llama.cpp/ggml/src"
+        PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
     get_property(targets DIRECTORY "${CMAKE_SOURCE_DIR}/vendor/llama.cpp/ggml/src"
                  PROPERTY BUILDSYSTEM_TARGETS)
     list(FILTER targets INCLUDE REGEX "^ggml-cpu-[^-]+$")

@@ -24,10 +24,14 @@ enum {
     SPANS = 32,
     /* Tokens that cells are brought near for at once, at most. */
     TOKENS = 16,
-    /* Bytes of what spans come to that are kept until they are added up, at most. */
-    ROOM = 4 << 20,
     /* Units of work for each thread: they are not all alike. */
     UNITS = 8,
+    /* Heads of a group that are computed together even if there are too few units. */
+    HEADS = 4,
+    /* Bytes of what spans come to until they are added up, at most: of all threads, where these
+     * share spans, and of one, where they share tokens. */
+    ROOM = 32 << 20,
+    OWN_ROOM = 1 << 20,
     ALIGNMENT = 64,
     /* Keys and values have a multiple of so many numbers. */
     PARTS = 16,
@@ -75,25 +79,29 @@ static struct task task_of(const struct ggml_tensor *op) {
     return task;
 }
 
+static int64_t smaller_of(int64_t one, int64_t other) { return one < other ? one : other; }
+static int64_t larger_of(int64_t one, int64_t other) { return one > other ? one : other; }
+
 /* How many spans a token's cells are taken in, and how many of them each has but for the last. */
 struct spans {
     int64_t count, length;
 };
 
-static struct spans spans_of(int64_t cells) {
-    const int64_t most = (cells + SPAN - 1) / SPAN;
-    const int64_t length = (most + SPANS - 1) / SPANS;
-    return (struct spans){
-        .count = most == 0 ? 1 : (most + length - 1) / length,
-        .length = length * SPAN,
-    };
+static struct spans spans_of(int64_t seen) {
+    const int64_t shortest = larger_of(1, (seen + SPAN - 1) / SPAN);
+    const int64_t length = (shortest + SPANS - 1) / SPANS;
+    return (struct spans){.count = (shortest + length - 1) / length, .length = length * SPAN};
 }
 
-static int64_t smaller_of(int64_t one, int64_t other) { return one < other ? one : other; }
+/* How many spans a token may have, whatever it sees of so many cells: not more cells make more
+ * spans, but longer ones, too. */
+static int64_t most_spans(int64_t cells) {
+    return larger_of(1, smaller_of(SPANS, (cells + SPAN - 1) / SPAN));
+}
 
-/* A token, and how far its cells were taken. */
+/* A token, and the span of its cells that comes next. */
 struct reader {
-    int64_t token, seen;
+    int64_t token, seen, span;
     struct spans spans;
     struct cursor cursor;
 };
@@ -109,44 +117,85 @@ static struct reader reader_of(const struct task *task, int64_t token) {
     };
 }
 
+/* How many cells the next span has. */
+static int64_t cells_of(const struct reader *reader) {
+    const int64_t left = reader->seen - reader->span * reader->spans.length;
+    return larger_of(0, smaller_of(left, reader->spans.length));
+}
+
 static void go_to(struct reader *reader, int64_t span) {
     const int64_t first = smaller_of(span * reader->spans.length, reader->seen);
     reader->cursor = cursor_at(reader->cursor.mask, reader->cursor.cells, first);
+    reader->span = span;
 }
 
-/* What all heads of a group come to for some tokens, over the cells of one of their spans: results
- * of tokens and of heads are so far apart. Block by block, and of a text's tokens the last first:
- * what it has brought near is what those before it see. */
-static void read_span(const struct task *task, struct near *near, struct reader *readers,
-                      int tokens, int64_t group, int64_t span, struct result *results,
-                      int64_t tokens_apart, int64_t heads_apart) {
+/* Heads that are computed together, of one group. */
+struct heads {
+    int64_t first;
+    int count;
+};
+
+/* How to cut the work of all heads into as many pieces as are wanted, or as there can be. */
+struct cut {
+    int heads;      /* of a group that stay together: all, or some */
+    int64_t pieces; /* of a group */
+};
+
+static struct cut cut_for(const struct task *task, int64_t wanted) {
+    if (task->groups >= wanted || task->heads <= HEADS)
+        return (struct cut){.heads = task->heads, .pieces = 1};
+    return (struct cut){.heads = HEADS, .pieces = (task->heads + HEADS - 1) / HEADS};
+}
+
+static struct heads piece_of(const struct task *task, struct cut cut, int64_t index) {
+    const int64_t group = index / cut.pieces, first = index % cut.pieces * cut.heads;
+    return (struct heads){
+        .first = group * task->heads + first,
+        .count = (int)smaller_of(cut.heads, task->heads - first),
+    };
+}
+
+/* What some heads come to for some tokens, over the next span of each, and where it ends: results
+ * of tokens and of heads are so far apart. Block by block: tokens of a text see nearly the same
+ * cells, which are near then. */
+static void read_span(const struct task *task, struct near *near, const struct reader *readers,
+                      int tokens, struct heads heads, struct result *results,
+                      int64_t tokens_apart, int64_t heads_apart, struct cursor *ends) {
     int64_t left[TOKENS];
     for (int index = 0; index < tokens; index++) {
-        const struct reader *reader = readers + index;
-        left[index] = smaller_of(reader->seen - span * reader->spans.length, reader->spans.length);
-        for (int head = 0; head < task->heads; head++)
+        ends[index] = readers[index].cursor;
+        left[index] = cells_of(readers + index);
+        for (int head = 0; head < heads.count; head++)
             clear(result_at(results, index * tokens_apart + head * heads_apart, task->size),
                   task->size);
     }
     near->count = 0;
     for (bool is_done = false; !is_done;) {
         is_done = true;
-        for (int index = tokens - 1; index >= 0; index--) {
-            if (left[index] <= 0)
+        for (int index = 0; index < tokens; index++) {
+            if (left[index] == 0)
                 continue;
             struct block block;
-            take(&readers[index].cursor, left[index], &block);
-            add_block(task, &block, near, readers[index].token, group,
+            take(ends + index, left[index], &block);
+            add_block(task, &block, near, readers[index].token, heads.first, heads.count,
                       result_at(results, index * tokens_apart, task->size), heads_apart);
             left[index] -= block.count;
-            is_done = is_done && left[index] <= 0;
+            is_done = is_done && left[index] == 0;
         }
+    }
+}
+
+/* Go on to the next span. */
+static void go_on(struct reader *readers, int tokens, const struct cursor *ends) {
+    for (int index = 0; index < tokens; index++) {
+        readers[index].cursor = ends[index];
+        readers[index].span++;
     }
 }
 
 /* Bytes of what a thread brings near. */
 static size_t near_size(const struct task *task) {
-    return BLOCK * (size_t)(task->key_size + task->size) * sizeof(float);
+    return NEAR * (size_t)(task->key_size + task->size) * sizeof(float);
 }
 
 /* A thread's memory for that, and what lies behind that of all threads. */
@@ -155,54 +204,67 @@ static struct near near_of(const struct ggml_compute_params *params, const struc
     const uintptr_t first = ((uintptr_t)params->wdata + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     float *own = (float *)(first + (size_t)params->ith * near_size(task));
     *behind = (void *)(first + (size_t)params->nth * near_size(task));
-    return (struct near){.keys = own, .values = own + BLOCK * task->key_size};
+    return (struct near){.keys = own, .values = own + NEAR * task->key_size};
 }
 
 /* For how many tokens to bring cells near at once, for as many units of work as are wanted, where
  * each token makes so many. */
 static int64_t tokens_together(const struct task *task, int64_t units, int64_t wanted) {
-    const int64_t tokens = smaller_of(task->tokens * units / wanted, TOKENS);
-    return tokens < 1 ? 1 : tokens;
+    return larger_of(1, smaller_of(task->tokens * units / wanted, TOKENS));
+}
+
+/* For how many a thread has room that shares tokens. */
+static int64_t tokens_of_thread(const struct task *task) {
+    const int64_t room = OWN_ROOM / (int64_t)(2 * (size_t)task->heads * result_size(task->size));
+    return larger_of(1, smaller_of(smaller_of(TOKENS, task->tokens), room));
 }
 
 /* What all spans of all tokens may come to. */
 static int64_t span_results(const struct task *task) {
-    return task->tokens * task->groups * task->heads * spans_of(task->cells).count;
+    return task->tokens * task->groups * task->heads * most_spans(task->cells);
 }
 
-/* Whether a token's spans are shared among threads. */
+/* Whether threads share the spans of tokens. */
 static bool is_split(const struct task *task, int threads) {
     return threads > 1 && task->tokens <= TOKENS &&
            (size_t)span_results(task) * result_size(task->size) <= ROOM;
 }
 
-/* Each thread takes some spans of each group. */
+/* Each thread takes some spans. */
 static void share_spans(const struct ggml_compute_params *params, const struct task *task) {
-    const int64_t all = task->groups * task->heads, room = spans_of(task->cells).count;
+    const int64_t all = task->groups * task->heads, room = most_spans(task->cells);
     void *results;
     struct near near = near_of(params, task, &results);
     struct reader readers[TOKENS];
     int64_t most = 0;
     for (int64_t token = 0; token < task->tokens; token++) {
         readers[token] = reader_of(task, token);
-        if (readers[token].spans.count > most)
-            most = readers[token].spans.count;
+        most = larger_of(most, readers[token].spans.count);
     }
     const int64_t wanted = UNITS * params->nth, parts = smaller_of(most, wanted);
     const int64_t together = tokens_together(task, task->groups * parts, wanted);
     const int64_t sets = (task->tokens + together - 1) / together;
-    for (int64_t unit = params->ith; unit < task->groups * parts * sets; unit += params->nth) {
-        const int64_t group = unit / sets / parts, part = unit / sets % parts;
-        const int64_t token = unit % sets * together;
+    const struct cut cut = cut_for(task, wanted / (sets * parts));
+    /* A cell's groups lie side by side: best one thread reads them all, if enough is left for
+     * the others. */
+    const int64_t pieces = task->groups * cut.pieces;
+    const int64_t bundles = 2 * sets * parts < wanted ? pieces : 1;
+    const int64_t bundle = pieces / bundles;
+    for (int64_t unit = params->ith; unit < bundles * parts * sets; unit += params->nth) {
+        const int64_t part = unit / bundles % parts, token = unit / bundles / parts * together;
         const int tokens = (int)smaller_of(together, task->tokens - token);
         const int64_t first = most * part / parts, end = most * (part + 1) / parts;
+        struct reader *own = readers + token;
+        struct cursor ends[TOKENS];
         for (int index = 0; index < tokens; index++)
-            go_to(readers + token + index, first);
-        for (int64_t span = first; span < end; span++) {
-            const int64_t index = (token * all + group * task->heads) * room + span;
-            read_span(task, &near, readers + token, tokens, group, span,
-                      result_at(results, index, task->size), all * room, room);
-        }
+            go_to(own + index, first);
+        for (int64_t span = first; span < end; span++, go_on(own, tokens, ends))
+            for (int64_t index = 0; index < bundle; index++) {
+                const struct heads heads = piece_of(task, cut, unit % bundles * bundle + index);
+                const int64_t place = (token * all + heads.first) * room + span;
+                read_span(task, &near, own, tokens, heads, result_at(results, place, task->size),
+                          all * room, room, ends);
+            }
     }
     ggml_barrier(params->threadpool);
     for (int64_t index = params->ith; index < task->tokens * all; index += params->nth) {
@@ -213,39 +275,46 @@ static void share_spans(const struct ggml_compute_params *params, const struct t
     }
 }
 
-/* Each thread takes some tokens of a group, whenever it is done with others. */
+/* Each thread takes some tokens, whenever it is done with others. */
 static void share_tokens(const struct ggml_compute_params *params, const struct task *task) {
     if (params->ith == 0)
         ggml_threadpool_chunk_set(params->threadpool, 0);
     ggml_barrier(params->threadpool);
-    const int size = task->size, heads = task->heads;
+    const int size = task->size;
+    const int64_t room = tokens_of_thread(task) * task->heads;
     void *results;
     struct near near = near_of(params, task, &results);
-    struct result *whole = result_at(results, 2 * TOKENS * params->ith * heads, size);
-    struct result *more = result_at(whole, TOKENS * heads, size);
-    const int64_t together = tokens_together(task, task->groups, UNITS * params->nth);
-    const int64_t parts = (task->tokens + together - 1) / together;
+    struct result *whole = result_at(results, 2 * params->ith * room, size);
+    struct result *more = result_at(whole, room, size);
+    const int64_t wanted = UNITS * params->nth;
+    const int64_t together = smaller_of(tokens_together(task, task->groups, wanted),
+                                        tokens_of_thread(task));
+    const int64_t sets = (task->tokens + together - 1) / together;
+    const struct cut cut = cut_for(task, wanted / sets);
     for (;;) {
         const int64_t unit = ggml_threadpool_chunk_add(params->threadpool, 1);
-        if (unit >= task->groups * parts)
+        if (unit >= sets * task->groups * cut.pieces)
             return;
-        const int64_t group = unit / parts, first = unit % parts * together;
+        const struct heads heads = piece_of(task, cut, unit / sets);
+        /* The last tokens of a text take longest: nobody is to wait for them at the end. */
+        const int64_t first = (sets - 1 - unit % sets) * together;
         const int tokens = (int)smaller_of(together, task->tokens - first);
         struct reader readers[TOKENS];
         int64_t most = 0;
         for (int index = 0; index < tokens; index++) {
             readers[index] = reader_of(task, first + index);
-            if (readers[index].spans.count > most)
-                most = readers[index].spans.count;
+            most = larger_of(most, readers[index].spans.count);
         }
-        read_span(task, &near, readers, tokens, group, 0, whole, heads, 1);
+        struct cursor ends[TOKENS];
+        read_span(task, &near, readers, tokens, heads, whole, heads.count, 1, ends);
         for (int64_t span = 1; span < most; span++) {
-            read_span(task, &near, readers, tokens, group, span, more, heads, 1);
-            for (int index = 0; index < tokens * heads; index++)
+            go_on(readers, tokens, ends);
+            read_span(task, &near, readers, tokens, heads, more, heads.count, 1, ends);
+            for (int index = 0; index < tokens * heads.count; index++)
                 unite(result_at(whole, index, size), result_at(more, index, size), size);
         }
-        for (int index = 0; index < tokens * heads; index++)
-            write_result(task, first + index / heads, group * heads + index % heads,
+        for (int index = 0; index < tokens * heads.count; index++)
+            write_result(task, first + index / heads.count, heads.first + index % heads.count,
                          result_at(whole, index, size));
     }
 }
@@ -269,11 +338,11 @@ bool is_attention(const struct ggml_tensor *op) {
 
 size_t attention_size(const struct ggml_tensor *op, int threads) {
     const struct task task = task_of(op);
-    const int64_t of_threads = 2 * TOKENS * task.heads * threads, of_spans = span_results(&task);
+    const int64_t of_threads = 2 * tokens_of_thread(&task) * task.heads * threads;
     /* Fewer threads may come than were planned with, and share differently. */
-    const bool is_more = is_split(&task, threads) && of_spans > of_threads;
+    const int64_t of_spans = is_split(&task, threads) ? span_results(&task) : 0;
     return ALIGNMENT + (size_t)threads * near_size(&task) +
-           (size_t)(is_more ? of_spans : of_threads) * result_size(task.size);
+           (size_t)larger_of(of_threads, of_spans) * result_size(task.size);
 }
 
 void attend(const struct ggml_compute_params *params, struct ggml_tensor *op) {

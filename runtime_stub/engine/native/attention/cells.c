@@ -51,41 +51,50 @@ struct cursor cursor_at(const uint16_t *mask, int64_t cells, int64_t skipped) {
     return cursor;
 }
 
-void take(struct cursor *cursor, int64_t most, struct block *block) {
-    const int room = most < BLOCK ? (int)most : BLOCK;
+/* Write the next cells behind the first `count`, until there are `room` or no more; how many. Says
+ * whether the mask has something to add to the score of any. */
+static int collect(struct cursor *cursor, int32_t *cells, int count, int room, bool *is_biased) {
     const __m256i steps = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    __m256i biased = _mm256_setzero_si256();
-    int count = 0, some_biased = 0;
     while (count < room) {
         if (cursor->seen == 0) {
+            if (cursor->next >= cursor->cells)
+                break;
             cursor->seen = seen_from(cursor->mask, cursor->next, cursor->cells);
             cursor->next += AT_ONCE;
         }
-        const int64_t first = cursor->next - AT_ONCE;
+        const int32_t first = (int32_t)(cursor->next - AT_ONCE);
         if (cursor->seen == 0xFFFF && count + AT_ONCE <= room) {
-            __m256i *to = (__m256i *)(block->cells + count);
-            const __m256i low = _mm256_add_epi32(_mm256_set1_epi32((int32_t)first), steps);
-            _mm256_storeu_si256(to, low);
-            _mm256_storeu_si256(to + 1, _mm256_add_epi32(low, _mm256_set1_epi32(8)));
-            if (cursor->mask != NULL)
-                biased = _mm256_or_si256(
-                    biased, _mm256_loadu_si256((const __m256i *)(cursor->mask + first)));
+            const __m256i low = _mm256_add_epi32(_mm256_set1_epi32(first), steps);
+            _mm256_storeu_si256((__m256i *)(cells + count), low);
+            _mm256_storeu_si256((__m256i *)(cells + count + 8),
+                                _mm256_add_epi32(low, _mm256_set1_epi32(8)));
             count += AT_ONCE;
             cursor->seen = 0;
-            continue;
+            if (cursor->mask == NULL)
+                continue;
+            const __m256i all = _mm256_loadu_si256((const __m256i *)(cursor->mask + first));
+            *is_biased = *is_biased || !_mm256_testz_si256(all, all);
         }
         for (; cursor->seen != 0 && count < room; cursor->seen &= cursor->seen - 1) {
-            const int64_t cell = first + __builtin_ctz(cursor->seen);
-            block->cells[count++] = (int32_t)cell;
-            if (cursor->mask != NULL)
-                some_biased |= cursor->mask[cell];
+            const int32_t cell = first + __builtin_ctz(cursor->seen);
+            cells[count++] = cell;
+            *is_biased = *is_biased || (cursor->mask != NULL && cursor->mask[cell] != 0);
         }
     }
-    block->count = count;
-    block->is_biased = some_biased != 0 || !_mm256_testz_si256(biased, biased);
+    return count;
+}
+
+void take(struct cursor *cursor, int64_t most, struct block *block) {
+    const int room = most < BLOCK ? (int)most : BLOCK;
+    block->is_biased = false;
+    block->count = collect(cursor, block->cells, 0, room, &block->is_biased);
+    struct cursor following = *cursor;
+    bool is_biased = false;
+    block->known =
+        collect(&following, block->cells, block->count, block->count + AHEAD, &is_biased);
     if (block->is_biased)
-        for (int cell = 0; cell < count; cell++)
-            block->biases[cell] = _cvtsh_ss(cursor->mask[block->cells[cell]]);
+        for (int index = 0; index < block->count; index++)
+            block->biases[index] = _cvtsh_ss(cursor->mask[block->cells[index]]);
 }
 
 #endif

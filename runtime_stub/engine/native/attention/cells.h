@@ -4,7 +4,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { BLOCK = 64 /* cells, at most, that are looked at together */ };
+enum {
+    BLOCK = 64, /* cells, at most, that are looked at together */
+    AHEAD = 24, /* of those that follow, which are asked for in advance */
+};
 
 /* Cells that a token sees, one after the other. */
 struct cursor {
@@ -16,9 +19,9 @@ struct cursor {
 
 /* Some of them. What the mask says of each is added to its score; nothing unless biased. */
 struct block {
-    int count;
+    int count, known; /* behind them lie those that follow, as far as they are known */
     bool is_biased;
-    int32_t cells[BLOCK];
+    int32_t cells[BLOCK + AHEAD];
     float biases[BLOCK];
 };
 

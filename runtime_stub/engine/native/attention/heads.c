@@ -7,13 +7,11 @@
 
 #ifdef __AVX2__
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #include "sixteen.h"
-
-/* How many cells ahead memory is asked for what is brought near. */
-enum { AHEAD = 24 };
 
 /* What the registers hold: heads; cells whose scores are computed, or parts of a head's values. */
 #ifdef __AVX512F__
@@ -51,32 +49,42 @@ static void fetch(const char *from, int size) {
         _mm_prefetch(from + first, _MM_HINT_T0);
 }
 
-static void bring(const struct task *task, const struct block *block, int64_t sequence,
-                  int64_t group, struct near *near) {
-    const size_t size = (size_t)block->count * sizeof *block->cells;
-    if (near->count >= block->count && near->sequence == sequence &&
-        memcmp(near->cells, block->cells, size) == 0)
-        return;
+/* Where the block's cells begin among those that are near. Tokens of a text see the same ones but
+ * for the last, or for the first and the last: what is missing comes behind the others. */
+static int bring(const struct task *task, const struct block *block, int64_t sequence,
+                 int64_t group, struct near *near) {
+    int first = 0;
+    if (near->sequence != sequence)
+        near->count = 0;
+    while (first < near->count && near->cells[first] != block->cells[0])
+        first++;
+    const int same = near->count - first < block->count ? near->count - first : block->count;
+    if (first + block->count > NEAR - SIXTEEN ||
+        memcmp(near->cells + first, block->cells, (size_t)same * sizeof *block->cells) != 0)
+        first = near->count = 0;
     const char *keys = group_at(task->keys, sequence, group);
     const char *values = group_at(task->values, sequence, group);
-    for (int index = 0; index < block->count; index++) {
+    const int end = first + block->count;
+    for (int place = near->count; place < end; place++) {
+        const int index = place - first;
         const size_t cell = (size_t)block->cells[index];
-        /* Those of the next block probably follow this one's. */
-        const int ahead = index + AHEAD - block->count;
-        const size_t soon = (size_t)(ahead < 0 ? block->cells[index + AHEAD]
-                                               : block->cells[block->count - 1] + ahead + 1);
-        fetch(keys + soon * task->keys->nb[1], task->key_size);
-        fetch(values + soon * task->values->nb[1], task->size);
-        widen(keys + cell * task->keys->nb[1], task->key_size, near->keys + index * task->key_size);
-        widen(values + cell * task->values->nb[1], task->size, near->values + index * task->size);
+        if (index + AHEAD < block->known) {
+            const size_t soon = (size_t)block->cells[index + AHEAD];
+            fetch(keys + soon * task->keys->nb[1], task->key_size);
+            fetch(values + soon * task->values->nb[1], task->size);
+        }
+        widen(keys + cell * task->keys->nb[1], task->key_size, near->keys + place * task->key_size);
+        widen(values + cell * task->values->nb[1], task->size, near->values + place * task->size);
+        near->cells[place] = block->cells[index];
     }
-    /* Scores are computed of sixteen cells, be there fewer. */
-    const int more = -block->count & (SIXTEEN - 1);
-    memset(near->keys + block->count * task->key_size, 0,
-           (size_t)(more * task->key_size) * sizeof(float));
-    memcpy(near->cells, block->cells, size);
-    near->count = block->count;
-    near->sequence = sequence;
+    if (near->count < end) {
+        near->count = end;
+        near->sequence = sequence;
+        /* Scores are computed of sixteen cells, be there fewer: not of what makes it slow. */
+        memset(near->keys + end * task->key_size, 0,
+               (size_t)(-block->count & (SIXTEEN - 1)) * (size_t)task->key_size * sizeof(float));
+    }
+    return first;
 }
 
 /* What the mask's values are multiplied with for a head (ALiBi: https://arxiv.org/abs/2108.12409). */
@@ -99,12 +107,12 @@ INLINE sixteen hyperbolic_tangent(sixteen values) {
 }
 
 /* How well each cell's key fits the queries of some heads. */
-INLINE void score(int heads, int size, const struct near *near, int count,
+INLINE void score(int heads, int size, const float *all_keys, int count,
                   const float *const *queries, float scores[HEADS][BLOCK]) {
     for (int first = 0; first < count; first += SIXTEEN) {
         sixteen products[HEADS][SIXTEEN];
         for (int cell = 0; cell < SIXTEEN; cell += ABREAST) {
-            const float *keys = near->keys + (first + cell) * size;
+            const float *keys = all_keys + (first + cell) * size;
             sixteen sums[HEADS][ABREAST];
             UNROLL for (int head = 0; head < heads; head++)
                 UNROLL for (int next = 0; next < ABREAST; next++)
@@ -150,7 +158,8 @@ INLINE void weigh(int heads, const struct task *task, const struct block *block,
     }
     float greatest[HEADS];
     UNROLL for (int head = 0; head < heads; head++) {
-        greatest[head] = largest_of(most[head]);
+        /* Weights of scores that are all infinitely small are zero. */
+        greatest[head] = largest_of(larger(each(-FLT_MAX), most[head]));
         sums[head] = each(0);
     }
     for (int cell = 0; cell < block->count; cell += SIXTEEN)
@@ -192,7 +201,7 @@ INLINE void add_values(int heads, int abreast, const float *values, int size, in
 }
 
 INLINE void add_heads(int heads, const struct task *task, const struct block *block,
-                      const struct near *near, int64_t token, int64_t first,
+                      const float *keys, const float *values, int64_t token, int64_t first,
                       struct result *results, int64_t apart) {
     float scores[HEADS][BLOCK], factors[HEADS], *to[HEADS];
     const float *queries[HEADS];
@@ -202,15 +211,14 @@ INLINE void add_heads(int heads, const struct task *task, const struct block *bl
         own[head] = result_at(results, head * apart, task->size);
         to[head] = own[head]->values;
     }
-    score(heads, task->key_size, near, block->count, queries, scores);
+    score(heads, task->key_size, keys, block->count, queries, scores);
     weigh(heads, task, block, first, scores, own, factors);
     for (int place = 0; place < task->size;) {
         const bool is_many = place + ABREAST * SIXTEEN <= task->size;
-        const float *values = near->values + place;
         if (is_many)
-            add_values(heads, ABREAST, values, task->size, block->count, scores, factors, to);
+            add_values(heads, ABREAST, values + place, task->size, block->count, scores, factors, to);
         else
-            add_values(heads, 1, values, task->size, block->count, scores, factors, to);
+            add_values(heads, 1, values + place, task->size, block->count, scores, factors, to);
         const int done = (is_many ? ABREAST : 1) * SIXTEEN;
         place += done;
         UNROLL for (int head = 0; head < heads; head++)
@@ -219,24 +227,27 @@ INLINE void add_heads(int heads, const struct task *task, const struct block *bl
 }
 
 void add_block(const struct task *task, const struct block *block, struct near *near, int64_t token,
-               int64_t group, struct result *results, int64_t apart) {
-    bring(task, block, token / task->queries->ne[1], group, near);
-    for (int head = 0; head < task->heads; head += HEADS) {
-        const int64_t first = group * task->heads + head;
+               int64_t first, int heads, struct result *results, int64_t apart) {
+    const int place =
+        bring(task, block, token / task->queries->ne[1], first / task->heads, near);
+    const float *keys = near->keys + place * task->key_size;
+    const float *values = near->values + place * task->size;
+    for (int head = 0; head < heads; head += HEADS) {
+        const int64_t own = first + head;
         struct result *some = result_at(results, head * apart, task->size);
-        switch (task->heads - head) {
-            case 1: add_heads(1, task, block, near, token, first, some, apart); break;
+        switch (heads - head) {
+            case 1: add_heads(1, task, block, keys, values, token, own, some, apart); break;
 #ifdef __AVX512F__
-            case 2: add_heads(2, task, block, near, token, first, some, apart); break;
-            case 3: add_heads(3, task, block, near, token, first, some, apart); break;
+            case 2: add_heads(2, task, block, keys, values, token, own, some, apart); break;
+            case 3: add_heads(3, task, block, keys, values, token, own, some, apart); break;
 #endif
-            default: add_heads(HEADS, task, block, near, token, first, some, apart);
+            default: add_heads(HEADS, task, block, keys, values, token, own, some, apart);
         }
     }
 }
 
 void unite(struct result *one, const struct result *other, int size) {
-    if (other->greatest == -INFINITY)
+    if (other->sum == 0)
         return;
     const float greatest = one->greatest > other->greatest ? one->greatest : other->greatest;
     const float own = power(one->greatest - greatest), new = power(other->greatest - greatest);
@@ -248,7 +259,7 @@ void unite(struct result *one, const struct result *other, int size) {
 }
 
 void write_result(const struct task *task, int64_t token, int64_t head,
-                         const struct result *result) {
+                  const struct result *result) {
     float own = 1, sum = result->sum;
     if (task->sinks != NULL) {
         /* A score that no value belongs to: what the head pays to nothing. */

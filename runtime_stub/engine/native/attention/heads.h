@@ -34,12 +34,14 @@ static inline struct result *result_at(void *results, int64_t index, int size) {
     return (struct result *)((char *)results + (size_t)index * result_size(size));
 }
 
-/* Keys and values of a group's cells, in 32 bits. */
+/* Keys and values of a group's cells, in 32 bits: of some that follow each other in a block, and of
+ * those behind them in others. */
+enum { NEAR = 2 * BLOCK };
 struct near {
-    float *keys, *values;
+    float *keys, *values; /* of NEAR cells each */
     int64_t sequence;
     int count;
-    int32_t cells[BLOCK];
+    int32_t cells[NEAR];
 };
 
 /* For this library alone: names as plain as these mean something else elsewhere. */
@@ -48,10 +50,11 @@ struct near {
 /* A result of no cells. */
 void clear(struct result *result, int size);
 
-/* Add cells to the results of all heads of a group, which are `apart` from each other. What is
- * already near is taken from there: clear its count for another group. */
+/* Add cells to the results of some heads, the `first` of all and those that follow it, which are of
+ * one group; results are `apart` from each other. What is near is taken from there: clear its
+ * count for another group. */
 void add_block(const struct task *task, const struct block *block, struct near *near, int64_t token,
-               int64_t group, struct result *results, int64_t apart);
+               int64_t first, int heads, struct result *results, int64_t apart);
 
 /* Add what `other` comes to to `one`. */
 void unite(struct result *one, const struct result *other, int size);
