@@ -8,7 +8,8 @@ set(LLAMA_BUILD_COMMON OFF)
 
 # Our own products and attention go into each of ggml's builds for a kind of processor.
 function(satchel_compute)
-    set(sources graph.c attention/attention.c attention/cells.c attention/heads.c
+    set(sources graph.c
+        attention/attention.c attention/cells.c attention/heads.c attention/reader.c
         weights/interleave.c weights/multiply.c weights/product.c)
     list(TRANSFORM sources PREPEND "${SATCHEL_NATIVE}/")
     # Products and sums are fused where the code says so and nowhere else: in all builds alike.

@@ -17,11 +17,9 @@
 #include <string.h>
 
 #include "heads.h"
+#include "reader.h"
 
 enum {
-    /* Cells of a short span, and spans of a token at most: longer ones follow. */
-    SPAN = 128,
-    SPANS = 32,
     /* Tokens that cells are brought near for at once, at most. */
     TOKENS = 16,
     /* Units of work for each thread: they are not all alike. */
@@ -36,16 +34,6 @@ enum {
     /* Keys and values have a multiple of so many numbers. */
     PARTS = 16,
 };
-
-/* All heads have the same one (is_attention). */
-static const uint16_t *mask_at(const struct task *task, int64_t token) {
-    const struct ggml_tensor *mask = task->mask;
-    if (mask == NULL)
-        return NULL;
-    const int64_t first = task->queries->ne[1];
-    return (const uint16_t *)((const char *)mask->data + (size_t)(token % first) * mask->nb[1] +
-                              (size_t)(token / first % mask->ne[3]) * mask->nb[3]);
-}
 
 static struct task task_of(const struct ggml_tensor *op) {
     const struct ggml_tensor *queries = op->src[0], *keys = op->src[1];
@@ -77,56 +65,6 @@ static struct task task_of(const struct ggml_tensor *op) {
         task.bases[1] = powf(2, -bias / 2 / (float)task.first_biased);
     }
     return task;
-}
-
-static int64_t smaller_of(int64_t one, int64_t other) { return one < other ? one : other; }
-static int64_t larger_of(int64_t one, int64_t other) { return one > other ? one : other; }
-
-/* How many spans a token's cells are taken in, and how many of them each has but for the last. */
-struct spans {
-    int64_t count, length;
-};
-
-static struct spans spans_of(int64_t seen) {
-    const int64_t shortest = larger_of(1, (seen + SPAN - 1) / SPAN);
-    const int64_t length = (shortest + SPANS - 1) / SPANS;
-    return (struct spans){.count = (shortest + length - 1) / length, .length = length * SPAN};
-}
-
-/* How many spans a token may have, whatever it sees of so many cells: not more cells make more
- * spans, but longer ones, too. */
-static int64_t most_spans(int64_t cells) {
-    return larger_of(1, smaller_of(SPANS, (cells + SPAN - 1) / SPAN));
-}
-
-/* A token, and the span of its cells that comes next. */
-struct reader {
-    int64_t token, seen, span;
-    struct spans spans;
-    struct cursor cursor;
-};
-
-static struct reader reader_of(const struct task *task, int64_t token) {
-    const uint16_t *mask = mask_at(task, token);
-    const int64_t seen = count_seen(mask, task->cells);
-    return (struct reader){
-        .token = token,
-        .seen = seen,
-        .spans = spans_of(seen),
-        .cursor = cursor_at(mask, task->cells, 0),
-    };
-}
-
-/* How many cells the next span has. */
-static int64_t cells_of(const struct reader *reader) {
-    const int64_t left = reader->seen - reader->span * reader->spans.length;
-    return larger_of(0, smaller_of(left, reader->spans.length));
-}
-
-static void go_to(struct reader *reader, int64_t span) {
-    const int64_t first = smaller_of(span * reader->spans.length, reader->seen);
-    reader->cursor = cursor_at(reader->cursor.mask, reader->cursor.cells, first);
-    reader->span = span;
 }
 
 /* Heads that are computed together, of one group. */
