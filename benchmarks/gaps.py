@@ -1,12 +1,13 @@
 """How long an answer that is being streamed pauses while somebody else's long prompt is read.
 
-    python benchmarks/gaps.py dist/smollm2 [--tokens 2000] [--repeat 5] [--json]
+    python benchmarks/gaps.py dist/smollm2 [--tokens 2000] [--repeat 5] [--threads 1] [--json]
 
 For each repetition: the gaps between tokens of a stream that is alone, those of the same stream
 from the moment at which the prompt is sent until its answer begins, and those of the stream alone
-again. What is usual is the median of both times alone: answers become slower as they grow longer.
-Without guesses, so that each token comes by itself. Gaps are what a client sees. The machine's own
-noise shows in the worst gap of the stream alone.
+again. Answers become slower as they grow longer: what is usual for a gap meanwhile lies between the
+medians of both times alone, as far from each as the gap itself. Without guesses, so that each token
+comes by itself. Gaps are what a client sees. The machine's own noise shows in the longest gaps of
+the stream alone; with fewer threads than processors, client and server are not in the engine's way.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import httpx
 
-ALONE = 80
+ALONE = 150
 """Tokens of the stream before the prompt is sent, and after its answer."""
 SETTLE = 15
 """The first of them, which are not measured."""
@@ -35,25 +36,33 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class Gaps:
-    """One repetition; times in seconds."""
+    """Some gaps, in usual ones."""
 
-    usual: float
-    """Median gap alone."""
-    alone_95: float
-    alone_worst: float
+    median: float
+    percentile_95: float
+    percentile_99: float
+    worst: float
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> Gaps:
+        most, nearly_all = percentile(times, 0.95), percentile(times, 0.99)
+        return cls(statistics.median(times), most, nearly_all, max(times))
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Times in seconds."""
+
+    usual_before: float
+    """Median gap before the prompt was sent."""
+    usual_after: float
+    """And when it had been answered."""
     reading: float
     """From sending the prompt until its answer began."""
     tokens: int
     """Of the stream, meanwhile."""
-    median: float
-    """Gap while the prompt was read, and so are the next two."""
-    percentile_95: float
-    worst: float
-
-    @property
-    def ratio(self) -> float:
-        """Of the worst gap to the usual one."""
-        return self.worst / self.usual
+    alone: Gaps
+    meanwhile: Gaps
 
 
 def main() -> int:
@@ -63,10 +72,12 @@ def main() -> int:
     parser.add_argument("pack", type=Path)
     parser.add_argument("--tokens", type=int, default=2000, help="about how long the prompt is")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of the engine")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    serve = [options.pack.resolve(), "serve", "--port", "0", "--temperature", "1", "--no-drafts"]
     with subprocess.Popen(
-        [options.pack.resolve(), "serve", "--port", "0", "--temperature", "1", "--no-drafts"],
+        serve if options.threads is None else [*serve, "--threads", str(options.threads)],
         stderr=subprocess.PIPE,
         text=True,
     ) as server:
@@ -79,13 +90,13 @@ def main() -> int:
         finally:
             server.terminate()
     if options.json:
-        print(json.dumps([{**asdict(gaps), "ratio": gaps.ratio} for gaps in found]))
+        print(json.dumps([asdict(repetition) for repetition in found]))
     else:
         show(found)
     return 0
 
 
-def measure(address: str, tokens: int, seed: int) -> Gaps:
+def measure(address: str, tokens: int, seed: int) -> Repetition:
     """One repetition, with a prompt that nobody has sent before."""
     chance = random.Random(seed)  # noqa: S311
     times: list[float] = []
@@ -111,19 +122,25 @@ def measure(address: str, tokens: int, seed: int) -> Gaps:
     over.set()
     stream.join()
     pairs = list(itertools.pairwise(times))
-    alone = [after - before for before, after in pairs[SETTLE:] if after < begun or before > ended]
+    before = [gap for gap, (_, end) in zip(gaps_of(pairs), pairs, strict=True) if end < begun]
+    after = [gap for gap, (start, _) in zip(gaps_of(pairs), pairs, strict=True) if start > ended]
     # The gap in which the prompt came, and the one in which it was done, belong to it.
-    during = [after - before for before, after in pairs if after > begun and before < ended]
-    return Gaps(
-        usual=statistics.median(alone),
-        alone_95=percentile(alone, 0.95),
-        alone_worst=max(alone),
+    during = gaps_of([(start, end) for start, end in pairs if end > begun and start < ended])
+    first, last = statistics.median(before[SETTLE:]), statistics.median(after)
+    alone = [gap / first for gap in before[SETTLE:]] + [gap / last for gap in after]
+    usual = [first + (last - first) * index / len(during) for index in range(len(during))]
+    return Repetition(
+        usual_before=first,
+        usual_after=last,
         reading=ended - begun,
         tokens=len(during),
-        median=statistics.median(during),
-        percentile_95=percentile(during, 0.95),
-        worst=max(during),
+        alone=Gaps.of(alone),
+        meanwhile=Gaps.of([gap / own for gap, own in zip(during, usual, strict=True)]),
     )
+
+
+def gaps_of(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    return [after - before for before, after in pairs]
 
 
 def listen(address: str, seed: int, times: list[float], over: threading.Event) -> None:
@@ -149,19 +166,18 @@ def percentile(values: Sequence[float], part: float) -> float:
     return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
-def show(found: Sequence[Gaps]) -> None:
-    """A table in milliseconds."""
-    columns = ("usual", "95 %", "worst", "|  read in", "tokens", "median", "95 %", "worst", "ratio")
-    print("  ".join(columns))
-    for gaps in found:
-        alone = (gaps.usual, gaps.alone_95, gaps.alone_worst)
-        during = (gaps.median, gaps.percentile_95, gaps.worst)
-        cells = [f"{value * 1000:5.0f}" for value in alone]
-        cells += [f"|  {gaps.reading:5.1f} s", f"{gaps.tokens:6}"]
-        cells += [f"{value * 1000:5.0f}" for value in during]
-        print("  ".join(cells), f"  {gaps.ratio:5.2f}")
-    middle = statistics.median(gaps.ratio for gaps in found)
-    print(f"worst gap / usual gap: median of {len(found)} repetitions {middle:.2f}")
+def show(found: Sequence[Repetition]) -> None:
+    print("a usual gap   alone, in usual gaps     read   tokens   meanwhile, in usual gaps")
+    print("before after  95 %  99 %  worst          in            median  95 %  99 %  worst")
+    for one in found:
+        alone, meanwhile = one.alone, one.meanwhile
+        print(
+            f"{one.usual_before * 1000:4.1f} {one.usual_after * 1000:4.1f} ms"
+            f"{alone.percentile_95:7.2f}{alone.percentile_99:6.2f}{alone.worst:7.2f}"
+            f"{one.reading:10.1f} s{one.tokens:7}"
+            f"{meanwhile.median:10.2f}{meanwhile.percentile_95:6.2f}"
+            f"{meanwhile.percentile_99:6.2f}{meanwhile.worst:7.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ _LAST = 5
 something else, and one step takes twice as long."""
 _SMALL_COSTS_MORE = 2.0
 """How much more a prompt token may cost in a small batch than in a full one."""
-_STRETCH, _LONGEST_STRETCH = 1.1, 4.0
+_STRETCH, _LONGEST_STRETCH = 0.7, 4.0
 """By how much of itself a step of generating may be lengthened for a prompt, and for many."""
-_LIMIT = 1.4
+_LIMIT = 1.0
 """What _STRETCH must not become by way of rounding."""
 _LOOK_AGAIN = 12
 """Steps that read beside answers, after which one only answers: answers become dearer as they grow,
@@ -59,7 +59,8 @@ class Pace:
         if self._since_look > _LOOK_AGAIN:
             self._since_look = 0
             return 0
-        self._stretch = min(max(_STRETCH, reading / answered), _LONGEST_STRETCH)
+        crowded = reading / answered if reading > answered else _STRETCH
+        self._stretch = min(crowded, _LONGEST_STRETCH)
         return max(1, min(room, int(self._chunk * self._stretch / _STRETCH)))
 
     @property
