@@ -438,7 +438,7 @@ def test_blocks_that_are_written_stay_where_they_are(chat: Chat) -> None:
           )).observe(document.getElementById("thread"), {childList: true, subtree: true});
         }"""
     )
-    chat.ask("Explain photosynthesis, in several short paragraphs.")
+    chat.ask("Tell me about the history of Paris, London, and Rome. One paragraph for each.")
     assert chat.page.locator(".message.assistant .block").count() > 2
     replaced = chat.page.evaluate("window.replaced")
     assert replaced  # what was still growing
