@@ -438,8 +438,13 @@ def test_blocks_that_are_written_stay_where_they_are(chat: Chat) -> None:
           )).observe(document.getElementById("thread"), {childList: true, subtree: true});
         }"""
     )
-    chat.ask("Tell me about the history of Paris, London, and Rome. One paragraph for each.")
-    assert chat.page.locator(".message.assistant .block").count() > 2
+    # The model's answers differ from machine to machine: one of them has several paragraphs.
+    for city in ("Paris", "London", "Rome", "Athens"):
+        chat.ask(f"Write an essay about the history of {city}, in five paragraphs.")
+        if chat.page.locator(".message.assistant").last.locator(".block").count() > 2:
+            break
+    else:
+        pytest.fail("no answer has several paragraphs")
     replaced = chat.page.evaluate("window.replaced")
     assert replaced  # what was still growing
     assert [text for text, had_next in replaced if had_next] == []
