@@ -122,12 +122,12 @@ def measure(address: str, tokens: int, seed: int) -> Repetition:
     over.set()
     stream.join()
     pairs = list(itertools.pairwise(times))
-    before = [gap for gap, (_, end) in zip(gaps_of(pairs), pairs, strict=True) if end < begun]
-    after = [gap for gap, (start, _) in zip(gaps_of(pairs), pairs, strict=True) if start > ended]
+    before = gaps_of([(start, end) for start, end in pairs[SETTLE:] if end < begun])
+    after = gaps_of([(start, end) for start, end in pairs if start > ended])
     # The gap in which the prompt came, and the one in which it was done, belong to it.
     during = gaps_of([(start, end) for start, end in pairs if end > begun and start < ended])
-    first, last = statistics.median(before[SETTLE:]), statistics.median(after)
-    alone = [gap / first for gap in before[SETTLE:]] + [gap / last for gap in after]
+    first, last = statistics.median(before), statistics.median(after)
+    alone = [gap / first for gap in before] + [gap / last for gap in after]
     usual = [first + (last - first) * index / len(during) for index in range(len(during))]
     return Repetition(
         usual_before=first,
@@ -140,7 +140,7 @@ def measure(address: str, tokens: int, seed: int) -> Repetition:
 
 
 def gaps_of(pairs: Sequence[tuple[float, float]]) -> list[float]:
-    return [after - before for before, after in pairs]
+    return [end - start for start, end in pairs]
 
 
 def listen(address: str, seed: int, times: list[float], over: threading.Event) -> None:

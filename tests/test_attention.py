@@ -16,6 +16,7 @@ import pytest
 from backends import F16, F32, Q8_0, TOO_OLD, Graph, able, apart, base, needs_avx2, variants
 
 EXACT = 2e-6
+"""Of the largest value: what sums in another order come to."""
 HALVES = 2e-3
 """What llama.cpp sums up in sixteen bits."""
 Sees = Callable[[int, int], float | None]
