@@ -483,7 +483,7 @@ def test_unknown_path() -> None:
     [
         ("too-long", 400, "invalid_request_error"),
         ("busy", 503, "overloaded_error"),
-        ("timeout", 504, "timeout_error"),
+        ("timeout", 503, "timeout_error"),
         ("engine", 503, "api_error"),
     ],
 )
@@ -491,6 +491,7 @@ def test_unknown_path() -> None:
 def test_failure_before_the_answer(failure: str, status: int, expected: str, stream: bool) -> None:
     response = message(scripted([Failed(failure, "It failed")]), stream=stream)
     assert (response.status_code, *error_of(response)) == (status, expected, "It failed")
+    assert ("retry-after" in response.headers) == (failure in ("busy", "timeout"))
 
 
 # The real client.

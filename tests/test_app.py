@@ -211,7 +211,7 @@ def test_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
         (Failed("too-long", "9 tokens and 5", "Shorten it"), 400, "context_length_exceeded"),
         (Failed("unsupported", "no tools"), 400, "unsupported"),
         (Failed("busy", "too many"), 503, "busy"),
-        (Failed("timeout", "too slow"), 504, "timeout"),
+        (Failed("timeout", "too slow"), 503, "timeout"),
         (Failed("changed", "another file"), 503, None),
         (Failed("engine", "broken"), 503, None),
         (Failed("closed", "shutting down"), 503, None),
@@ -220,7 +220,7 @@ def test_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failures(event: Failed, status: int, code: str | None, stream: bool) -> None:
     response = chat(scripted([event]), stream=stream)
     assert response.status_code == status
-    assert ("retry-after" in response.headers) == (event.kind == "busy")
+    assert ("retry-after" in response.headers) == (event.kind in ("busy", "timeout"))
     error = error_of(response)
     assert (error["code"], error["type"]) == (
         code,

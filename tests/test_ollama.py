@@ -503,10 +503,13 @@ def test_unknown_path() -> None:
     assert (response.status_code, "/api/nothing" in error_of(response)) == (404, True)
 
 
-@pytest.mark.parametrize(("kind", "status"), [("too-long", 400), ("busy", 503), ("engine", 503)])
+@pytest.mark.parametrize(
+    ("kind", "status"), [("too-long", 400), ("busy", 503), ("timeout", 503), ("engine", 503)]
+)
 def test_failure_before_the_answer(kind: str, status: int) -> None:
     response = chat(scripted([Failed(kind, "It failed")]))
     assert (response.status_code, error_of(response)) == (status, "It failed")
+    assert ("retry-after" in response.headers) == (kind in ("busy", "timeout"))
 
 
 def test_failure_in_the_middle() -> None:

@@ -42,16 +42,15 @@ _ERROR_TYPES = {
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
-    504: "timeout_error",
 }
+_TYPE_OF_CODE = {"busy": "overloaded_error", "timeout": "timeout_error"}
 
 
 def error_reply(problem: Problem) -> ErrorReply:
     """A problem in Anthropic's shape."""
     kind = "api_error" if problem.status >= 500 else "invalid_request_error"
     kind = _ERROR_TYPES.get(problem.status, kind)
-    if problem.code == "busy":
-        kind = "overloaded_error"
+    kind = _TYPE_OF_CODE.get(problem.code or "", kind)
     return ErrorReply(error=ErrorDetail(kind, problem.message))
 
 

@@ -19,7 +19,7 @@ from runtime_stub.engine.messages import Failed
 MAX_BODY = 16 << 20
 """Largest request body, in bytes."""
 BUSY_SECONDS = 2
-"""When clients may try again after being told that too many wait."""
+"""When clients may try again after being told that too many wait, or that it took too long."""
 CLIENT_GONE = 499
 """What is noted down for a client that did not wait for its answer; nobody reads it."""
 
@@ -172,13 +172,15 @@ def _unreadable(message: str) -> Problem:
     return Problem(400, text, param, code)
 
 
-_STATUS = {"prompt": 400, "too-long": 400, "unsupported": 400, "timeout": 504}
+_STATUS = {"prompt": 400, "too-long": 400, "unsupported": 400}
 _CODES = {
     "too-long": "context_length_exceeded",
     "unsupported": "unsupported",
     "busy": "busy",
     "timeout": "timeout",
 }
+_LATER = ("busy", "timeout")
+"""What is worth asking again as it is, a little later."""
 
 
 def problem_of(failed: Failed) -> Problem:
@@ -187,7 +189,7 @@ def problem_of(failed: Failed) -> Problem:
     What this model can't do is the request's mistake (400): clients repeat 5xx.
     """
     message = f"{failed.message}. {failed.hint}" if failed.hint else failed.message
-    headers = {"Retry-After": str(BUSY_SECONDS)} if failed.kind == "busy" else None
+    headers = {"Retry-After": str(BUSY_SECONDS)} if failed.kind in _LATER else None
     return Problem(_STATUS.get(failed.kind, 503), message, None, _CODES.get(failed.kind), headers)
 
 
