@@ -6,9 +6,10 @@
 # that the distribution forces on (CMP0126, CMP0077).
 set(LLAMA_BUILD_COMMON OFF)
 
-# Our own products and attention go into each of ggml's builds for a kind of processor.
+# Our own products and attention, and who computes where, go into each of ggml's builds for a kind of
+# processor.
 function(satchel_compute)
-    set(sources graph.c
+    set(sources cores.c graph.c
         attention/attention.c attention/cells.c attention/heads.c attention/reader.c
         weights/interleave.c weights/multiply.c weights/product.c)
     list(TRANSFORM sources PREPEND "${SATCHEL_NATIVE}/")
@@ -24,7 +25,8 @@ function(satchel_compute)
         target_link_options(
             ${target} PRIVATE
             "LINKER:--wrap=ggml_cpu_extra_compute_forward"
-            "LINKER:--wrap=ggml_cpu_extra_work_size")
+            "LINKER:--wrap=ggml_cpu_extra_work_size"
+            "LINKER:--wrap=ggml_graph_compute")
     endforeach()
     target_sources(llama PRIVATE "${SATCHEL_NATIVE}/weights/model.cpp")
 endfunction()

@@ -9,6 +9,7 @@ import pytest
 from runtime_stub.engine import hardware
 from runtime_stub.engine.hardware import (
     Hardware,
+    cores_of_our_own,
     fast_cores,
     numa_nodes,
     read_hardware,
@@ -213,3 +214,14 @@ def test_this_machine() -> None:
     found = read_hardware()
     assert 1 <= found.physical_cores <= found.logical_cpus
     assert 0 < found.memory_available <= found.memory_total
+
+
+def test_cores_of_our_own(machine: Machine) -> None:
+    machine.cpus({0: (0, 0), 1: (0, 1), 2: (0, 0), 3: (0, 1), 4: (1, 0)}, allowed={0, 1, 2, 4})
+    assert cores_of_our_own() == ((0, 2), (1,), (4,))
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("400000", 4), ("300000", 0), ("max", 4)])
+def test_cores_whose_time_is_granted(machine: Machine, quota: str, cores: int) -> None:
+    machine.write("cgroup/a/b/cpu.max", f"{quota} 100000\n")
+    assert len(cores_of_our_own()) == cores

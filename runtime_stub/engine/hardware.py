@@ -33,7 +33,7 @@ class Hardware:
 def read_hardware() -> Hardware:
     """Look at the machine; never fails, falls back to what Python knows."""
     cpus = _allowed_cpus()
-    cores = len({_core_of(cpu) for cpu in cpus}) or 1
+    cores = len(_cores_of(cpus)) or 1
     quota = _cpu_quota()
     if quota is not None:
         cores = max(1, min(cores, int(quota + 0.5)))
@@ -91,6 +91,16 @@ def fast_cores() -> int:
     return sum(speed > 0.9 * fastest for speed in speeds.values()) if fastest else 0
 
 
+def cores_of_our_own() -> tuple[tuple[int, ...], ...]:
+    """The CPUs of each core that we may use, where all their time may be ours; empty where a
+    container grants the time of fewer cores than it shows."""
+    cores = _cores_of(_allowed_cpus())
+    quota = _cpu_quota()
+    if quota is not None and quota < len(cores):
+        return ()
+    return tuple(tuple(sorted(cpus)) for cpus in sorted(cores.values(), key=min))
+
+
 def numa_nodes() -> tuple[int, ...]:
     """Numbers of the memory nodes that our CPUs belong to; empty where the system has none.
 
@@ -132,6 +142,14 @@ def _allowed_cpus() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
+
+
+def _cores_of(cpus: set[int]) -> dict[tuple[str, str], set[int]]:
+    """The CPUs by the core that they belong to."""
+    cores: dict[tuple[str, str], set[int]] = {}
+    for cpu in cpus:
+        cores.setdefault(_core_of(cpu), set()).add(cpu)
+    return cores
 
 
 def _core_of(cpu: int) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from runtime_stub.engine.cores import tell_cores
 from runtime_stub.errors import EngineError
 from runtime_stub.later import bare_package
 
@@ -37,6 +38,9 @@ def library() -> Any:
         with _opening:
             if not _opened:
                 _opened.append(_open())
+                address = native_of_processor("satchel_cores")
+                if address is not None:
+                    tell_cores(address)
     return _opened[0]
 
 

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "heads.h"
+#include "numbers.h"
 #include "reader.h"
 
 enum {
@@ -25,7 +26,7 @@ enum {
     /* Units of work for each thread: they are not all alike. */
     UNITS = 8,
     /* Heads of a group that are computed together even if there are too few units. */
-    HEADS = 4,
+    FEWEST_HEADS = 4,
     /* Bytes of what spans come to until they are added up, at most: of all threads, where these
      * share spans, and of one, where they share tokens. */
     ROOM = 32 << 20,
@@ -80,9 +81,12 @@ struct cut {
 };
 
 static struct cut cut_for(const struct task *task, int64_t wanted) {
-    if (task->groups >= wanted || task->heads <= HEADS)
+    if (task->groups >= wanted || task->heads <= FEWEST_HEADS)
         return (struct cut){.heads = task->heads, .pieces = 1};
-    return (struct cut){.heads = HEADS, .pieces = (task->heads + HEADS - 1) / HEADS};
+    return (struct cut){
+        .heads = FEWEST_HEADS,
+        .pieces = (task->heads + FEWEST_HEADS - 1) / FEWEST_HEADS,
+    };
 }
 
 static struct heads piece_of(const struct task *task, struct cut cut, int64_t index) {

@@ -2,6 +2,8 @@
  * many cells these are. */
 #include "reader.h"
 
+#include "numbers.h"
+
 #ifdef __AVX2__
 
 /* Cells of a short span, and spans of a token at most: longer ones follow. */

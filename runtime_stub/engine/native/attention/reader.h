@@ -4,9 +4,6 @@
 #include "cells.h"
 #include "heads.h"
 
-static inline int64_t smaller_of(int64_t one, int64_t other) { return one < other ? one : other; }
-static inline int64_t larger_of(int64_t one, int64_t other) { return one > other ? one : other; }
-
 /* How many spans a token's cells are taken in, and how many of them each has but for the last. */
 struct spans {
     int64_t count, length;
