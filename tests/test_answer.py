@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from runtime_stub.engine.answer import Answer
-from runtime_stub.engine.families import GENERIC
-from runtime_stub.engine.messages import Event, Text, ToolCall
+from runtime_stub.engine.families import GENERIC, QWEN_CODER
+from runtime_stub.engine.messages import Event, Text, TokenLogprob, ToolCall
 from runtime_stub.engine.reading import Reading
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>\n'
@@ -48,3 +52,41 @@ def test_the_stop_string_that_ended_it() -> None:
     list(answer.feed(b"abcd", None))
     assert answer.over
     assert answer.stopped_by == "bcd"
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["Hel", "lo", " there"],
+        ["<think>", "\nI ", "greet", ".", "\n</think>", "\n\n", "Hel", "lo", " there"],
+        ["<think>", "\n\n", "</think>", "\n\n", "Hel", "lo", " there"],
+        ["Hel", "lo", CALL, " ", "there"],
+        [CALL, "Hel", "lo", " there"],
+    ],
+    ids=str,
+)
+def test_probabilities_are_those_of_the_text(tokens: list[str]) -> None:
+    """As OpenAI's clients expect it: what they belong to, joined, is the answer's text."""
+    answer = Answer(0, Reading(GENERIC, plain=False, tools=True), ())
+    events: list[Event] = []
+    for token in tokens:
+        events += answer.feed(token.encode(), TokenLogprob(token, token.encode(), -0.5))
+    events += answer.finish()
+    texts = [event for event in events if isinstance(event, Text)]
+    told = b"".join(one.raw for text in texts for one in text.logprobs).decode()
+    said = "".join(text.text for text in texts)
+    assert (said.replace(" ", ""), told.replace(" ", "")) == ("Hellothere", "Hellothere")
+
+
+def test_arguments_have_the_types_that_the_tool_asks_for() -> None:
+    """In syntaxes that write texts and numbers alike."""
+    call = (
+        "<tool_call>\n<function=save>\n<parameter=zip>\n01234\n</parameter>\n"
+        "<parameter=count>\n5\n</parameter>\n</function>\n</tool_call>"
+    )
+    kinds = {"zip": {"type": "string"}, "count": {"type": "integer"}}
+    reading = Reading(QWEN_CODER, plain=False, tools=True, schemas={"save": {"properties": kinds}})
+    answer = Answer(0, reading, ())
+    events = [*answer.feed(call.encode(), None), *answer.finish()]
+    arguments = "".join(event.arguments for event in events if isinstance(event, ToolCall))
+    assert json.loads(arguments) == {"zip": "01234", "count": 5}

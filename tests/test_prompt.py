@@ -32,7 +32,7 @@ class FakeModel:
         return self._template
 
     def control_token(self, text: str) -> int | None:
-        return 2 if text == "<tool_call>" else None
+        return {"<tool_call>": 2, "<|observation|>": 1}.get(text)
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return chr(token).encode() if special or token > 2 else b""
@@ -172,8 +172,16 @@ def test_tools_reach_the_template() -> None:
     prompt = built(model).prompt(asked())
     assert "weather" in model.seen
     assert prompt.reading.tools
+    assert prompt.reading.schemas == {"weather": TOOL["parameters"]}
     assert prompt.grammar is None
     assert prompt.reading.shown == {2: b"<tool_call>"}
+
+
+def test_what_ends_an_answer_of_the_family() -> None:
+    """GLM's vocabularies do not always say that an answer ends where a tool's would begin."""
+    glm = "{% for m in messages %}{{ m.content }}<arg_key>{% endfor %}<|observation|><tool_call>"
+    assert built(FakeModel(glm)).prompt(asked()).reading.ends == {1}
+    assert not built(FakeModel(HERMES)).prompt(asked()).reading.ends
 
 
 def test_no_tools_when_none_may_be_called() -> None:

@@ -9,6 +9,7 @@ from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.messages import (
     Failed,
     Finished,
+    Request,
     Sampling,
     Text,
     TokenizeRequest,
@@ -107,6 +108,43 @@ def test_every_way_of_sampling_answers_and_repeats(
     first = answer(sample_engine, sampling)
     assert first
     assert answer(sample_engine, sampling) == first
+
+
+SENTENCE = "The quick brown fox jumps over the lazy dog and runs into the wood. "
+REPEATS = SENTENCE * 5 + "The quick brown fox"
+
+
+@pytest.mark.parametrize("last_n", [-1, 1_000_000, 40])
+def test_dry_keeps_from_repeating_what_the_prompt_repeats(
+    sample_engine: Engine, last_n: int
+) -> None:
+    dry = Sampling(temperature=0, dry_multiplier=5.0, dry_last_n=last_n)
+    assert next_words(sample_engine, dry) not in SENTENCE
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=0, dry_last_n=0, dry_multiplier=5.0), Sampling(temperature=0)]
+)
+def test_dry_that_looks_nowhere_changes_nothing(sample_engine: Engine, sampling: Sampling) -> None:
+    assert next_words(sample_engine, sampling) in SENTENCE
+
+
+def test_penalties_look_back_as_far_as_is_asked(sample_engine: Engine) -> None:
+    """The word that the model would say stands in the prompt's beginning alone."""
+    penalised = [
+        next_words(
+            sample_engine, Sampling(temperature=0, presence_penalty=100.0, repeat_last_n=last_n)
+        )
+        for last_n in (-1, 1_000_000, 0)
+    ]
+    assert penalised[0] == penalised[1] != penalised[2]
+
+
+def next_words(engine: Engine, sampling: Sampling) -> str:
+    request = Request(text=REPEATS, sampling=sampling, max_tokens=6)
+    events = list(engine.answer(request))
+    assert isinstance(events[-1], Finished), events
+    return text_of(events)
 
 
 def test_logit_bias(sample_engine: Engine) -> None:

@@ -22,6 +22,7 @@ from runtime_stub.engine.messages import (
     Text,
 )
 from runtime_stub.engine.model import Model
+from runtime_stub.engine.reading import Reading
 from runtime_stub.engine.sampler import DeadEndError, Odds
 from runtime_stub.engine.scheduler import Scheduler
 from runtime_stub.errors import PromptError
@@ -137,12 +138,14 @@ class FakeSampler:
         grammar: str | None = None,
         logprobs: int | None = None,
         seed_offset: int = 0,
+        longest: int = 0,
     ) -> None:
         if grammar == "refused":
             raise PromptError("llama.cpp refuses the grammar")
         self.grammar, self.logprobs, self.offset = grammar, logprobs, seed_offset
         self.freed = False
-        self.accepted: list[int] = []
+        self.prompt: list[int] = []
+        self.longest = longest
         self.choice = 0
         self.odds: Odds | None = None
         FakeSampler.made.append(self)
@@ -157,8 +160,8 @@ class FakeSampler:
             self.odds = Odds(-0.5, ((following, -0.5), (ord("?"), -1.5)))
         return following
 
-    def accept(self, token: int) -> None:
-        self.accepted.append(token)
+    def read(self, prompt: list[int]) -> None:
+        self.prompt = prompt
 
     def free(self) -> None:
         assert not self.freed
@@ -708,11 +711,24 @@ def test_close_releases_samplers() -> None:
     assert all(sampler.freed for sampler in FakeSampler.made)
 
 
-def test_penalties_know_the_prompt() -> None:
+def test_a_token_that_ends_the_answers_of_a_family() -> None:
     bench = Bench()
-    bench.ask("abcdef", sampling=Sampling(repeat_last_n=3), max_tokens=1)
+    events: list[Event] = []
+    reading = Reading(ends=frozenset([ord("d")]))
+    bench.scheduler.add(Job(Request(), events.append, tokens=[97], reading=reading))
     bench.run()
-    assert FakeSampler.made[0].accepted == [ord(char) for char in "def"]
+    assert "".join(event.text for event in events if isinstance(event, Text)) == "bc"
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "stop"
+
+
+def test_samplers_know_the_prompt_and_how_long_it_may_become() -> None:
+    bench = Bench()
+    bench.ask("abcdef", max_tokens=1)
+    bench.run()
+    (made,) = FakeSampler.made
+    assert made.prompt == [ord(char) for char in "abcdef"]
+    assert made.longest == bench.context.size.tokens
 
 
 def test_step_without_work_runs_nothing() -> None:

@@ -20,10 +20,16 @@ class Answer:
             None
             if reading.plain
             else parse.AnswerParser(
-                reading.family, tools=reading.tools, reasoning_open=reading.reasoning_open
+                reading.family,
+                tools=reading.tools,
+                reasoning_open=reading.reasoning_open,
+                schemas=reading.schemas,
             )
         )
         self._logprobs: list[TokenLogprob] = []
+        """Of tokens whose text has not been told yet."""
+        self._resumes = self._parser is not None
+        """Whether the next text of the answer may follow tokens that are none of it."""
         self._single = reading.single_call
         self._over = False
         self.called = False
@@ -65,7 +71,13 @@ class Answer:
 
     def _event(self, piece: parse.Piece) -> Event:
         if isinstance(piece, parse.Content):
+            if self._resumes and self._logprobs:
+                self._logprobs = _those_of(piece.text, self._logprobs)
+            self._resumes = False
             return self._piece(piece.text)
+        # How likely these tokens were is told of the answer's text alone.
+        self._logprobs.clear()
+        self._resumes = True
         if isinstance(piece, parse.Reasoning):
             return Reasoning(piece.text, self._choice)
         self.called = True
@@ -78,3 +90,15 @@ class Answer:
             return Text(text, self._choice)
         logprobs, self._logprobs = tuple(self._logprobs), []
         return Text(text, self._choice, logprobs)
+
+
+def _those_of(text: str, logprobs: list[TokenLogprob]) -> list[TokenLogprob]:
+    """The tokens of a text, without those of tags and white space before it."""
+    wanted = text.lstrip().encode()
+    for first in range(len(logprobs)):
+        if not logprobs[first].raw.strip():
+            continue
+        rest = b"".join(token.raw for token in logprobs[first:]).lstrip()
+        if rest.startswith(wanted) or (rest and wanted.startswith(rest)):
+            return logprobs[first:]
+    return []

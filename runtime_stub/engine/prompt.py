@@ -8,7 +8,7 @@ from typing import Any
 
 from runtime_stub.engine.either import either
 from runtime_stub.engine.errors import TooLongError
-from runtime_stub.engine.families import Family, detect, opens_reasoning
+from runtime_stub.engine.families import detect, opens_reasoning
 from runtime_stub.engine.messages import Request, TokenizeRequest
 from runtime_stub.engine.model import Model
 from runtime_stub.engine.reading import Reading
@@ -55,7 +55,8 @@ class PromptBuilder:
         self._template = ChatTemplate(source, Variables(bos_token=model.bos, eos_token=model.eos))
         self._family = detect(source)
         self._abilities: Abilities | None = None
-        self._shown = _shown_tokens(model, self._family)
+        self._shown = _control_tokens(model, self._family.preserved)
+        self._ends = frozenset(_control_tokens(model, self._family.stops))
 
     def prompt(self, request: Request) -> Prompt:
         """Tokens of the whole prompt, at least one. Raises PromptError."""
@@ -79,9 +80,11 @@ class PromptBuilder:
             family=self._family,
             plain=not tools and not request.reasoning,
             tools=bool(tools),
+            schemas={tool["name"]: tool.get("parameters") or {} for tool in tools},
             single_call=not request.parallel_tool_calls,
             reasoning_open=opens_reasoning(self._family, text) and grammar is None,
             shown=self._shown if tools or request.reasoning else {},
+            ends=self._ends,
         )
         return _not_empty(Prompt(self._tokenise(text), reading, grammar))
 
@@ -159,14 +162,14 @@ def _not_empty(prompt: Prompt) -> Prompt:
     return prompt
 
 
-def _shown_tokens(model: Model, family: Family) -> dict[int, bytes]:
-    """Control tokens whose text the family's syntax needs, by their number."""
-    shown = {}
-    for text in family.preserved:
+def _control_tokens(model: Model, texts: Sequence[str]) -> dict[int, bytes]:
+    """Those of the texts that stand for control tokens, by the token's number."""
+    found = {}
+    for text in texts:
         token = model.control_token(text)
         if token is not None and not model.piece(token):
-            shown[token] = text.encode()
-    return shown
+            found[token] = text.encode()
+    return found
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime_stub.engine.candidates import Candidates, is_allowed
@@ -47,12 +47,15 @@ class Sampler:
         grammar: str | None = None,
         logprobs: int | None = None,
         seed_offset: int = 0,
+        longest: int = 4096,
     ) -> None:
-        """`grammar` is GBNF that was checked before; `logprobs` how many alternatives to tell.
+        """`grammar` is GBNF that was checked before; `logprobs` how many alternatives to tell;
+        `longest` how many tokens prompt and answer can have together.
 
         Raises PromptError when llama.cpp does not take the grammar.
         """
         llama = library()
+        sampling = _looking_back_at_most(sampling, longest)
         self.odds: Odds | None = None
         """Of the last token that was sampled, where they were asked for."""
         self._logprobs = logprobs
@@ -78,7 +81,11 @@ class Sampler:
         self._list: Shortlist | None = None
         if 0 < needed <= MOST and are_there():
             self._list = Shortlist(listed, needed, biases)
-        self._remembers = _penalises(sampling) or sampling.dry_multiplier > 0
+        self._looks_back = max(
+            sampling.repeat_last_n if _penalises(sampling) else 0,
+            sampling.dry_last_n if sampling.dry_multiplier > 0 else 0,
+        )
+        self._remembers = self._looks_back > 0
         """Whether what was chosen before matters."""
         self._is_plain = grammar is None and logprobs is None
         self.choice = 0
@@ -133,9 +140,10 @@ class Sampler:
             raise DeadEndError
         return token
 
-    def accept(self, token: int) -> None:
-        """Remember a prompt token, for the penalties."""
-        library().llama_sampler_accept(self._chain, token)
+    def read(self, prompt: Sequence[int]) -> None:
+        """Remember as much of a prompt as matters: the penalties and DRY look back."""
+        for token in prompt[-self._looks_back :] if self._remembers else ():
+            library().llama_sampler_accept(self._chain, token)
 
     def free(self) -> None:
         """Release everything; the object must not be used afterwards."""
@@ -164,6 +172,18 @@ def _needed(sampling: Sampling) -> int:
         sampling.frequency_penalty < 0 or sampling.presence_penalty < 0
     )
     return chosen + sampling.repeat_last_n if only_lower and sampling.repeat_last_n > 0 else 0
+
+
+def _looking_back_at_most(sampling: Sampling, longest: int) -> Sampling:
+    """The same, with numbers of tokens to look back that llama.cpp takes: it takes -1 for none and
+    sets memory aside for all that is asked for."""
+    ends = [
+        longest if number < 0 else min(number, longest)
+        for number in (sampling.repeat_last_n, sampling.dry_last_n)
+    ]
+    if ends == [sampling.repeat_last_n, sampling.dry_last_n]:
+        return sampling
+    return replace(sampling, repeat_last_n=ends[0], dry_last_n=ends[1])
 
 
 def _penalises(sampling: Sampling) -> bool:

@@ -218,10 +218,9 @@ class Scheduler:
                 grammar=job.grammar,
                 logprobs=request.logprobs,
                 seed_offset=choice,
+                longest=self._context.size.tokens,
             )
-            if request.sampling.repeat_last_n:
-                for token in job.tokens[-request.sampling.repeat_last_n :]:
-                    sampler.accept(token)
+            sampler.read(job.tokens)
             slot.mix = job.mix
             slot.take(job, choice, sampler, Answer(choice, job.reading, request.stop))
             # The last token of an answer is not fed.
@@ -380,7 +379,7 @@ class Scheduler:
         if slot.answer is None:
             return
         shown = job.reading.shown.get(token)
-        ends = self._model.ends_generation(token)
+        ends = self._model.ends_generation(token) or token in job.reading.ends
         if ends and shown is None:
             self._endings.end(slot, "stop")
             return
