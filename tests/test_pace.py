@@ -145,3 +145,27 @@ def test_one_slow_step_is_no_measure() -> None:
     for _ in range(3):  # but answers do become slower
         pace.note(1, 0, 0.02)
     assert pace.generating == 0.02
+
+
+def test_a_request_that_slows_a_few_steps_is_no_measure() -> None:
+    """What it takes until its prompt can be read (its connection, its tokens) is done beside the
+    last steps before."""
+    pace = Pace()
+    pace.note(0, 100, 0.01)
+    for _ in range(100):
+        pace.note(1, 0, 0.0035)
+    for _ in range(8):
+        pace.note(1, 0, 0.014)
+    assert pace.generating == pytest.approx(0.0035 * 1.25)
+    for _ in range(20):
+        pace.note(1, 0, 0.014)
+    assert pace.generating == 0.014
+
+
+def test_more_answers_at_once_are_measured_by_themselves() -> None:
+    pace = Pace()
+    for _ in range(100):
+        pace.note(1, 0, 0.0035)
+    for _ in range(5):
+        pace.note(8, 0, 0.014)
+    assert pace.generating == 0.014

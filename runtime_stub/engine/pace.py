@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 _WEIGHT = 0.2
 """Of the newest measurement in the running averages."""
 _LAST = 5
 """Steps that only generate, of which the middle one is the measure: now and then the machine does
 something else, and one step takes twice as long."""
+_MANY, _DEARER = 21, 1.25
+"""The measure is at most so much more than the middle one of so many, where as many answers were
+written at once: when a request arrives, all that it takes until it is read slows several steps
+in a row, just before they are to be the measure."""
 _SMALL_COSTS_MORE = 2.0
 """How much more a prompt token may cost in a small batch than in a full one."""
 _STRETCH, _LONGEST_STRETCH = 0.7, 4.0
@@ -32,8 +37,11 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._alone: deque[float] = deque(maxlen=_LAST)
-        """Seconds of the last steps that only generated."""
+        self._alone: deque[float] = deque(maxlen=_MANY)
+        """Seconds of the last steps that only generated; of as many answers as the last of them,
+        or at most _LAST."""
+        self._answered = 0
+        """How many that step was for."""
         self._per_token: float | None = None
         """Seconds that a prompt token takes in a step which only reads."""
         self._chunk: float | None = None
@@ -67,7 +75,10 @@ class Pace:
     def generating(self) -> float | None:
         """Seconds that a step takes which only generates, without guesses; None if unknown."""
         # Found when it is asked for, which is seldom: steps are noted for every token.
-        return sorted(self._alone)[len(self._alone) // 2] if self._alone else None
+        if not self._alone:
+            return None
+        last = _middle(list(self._alone)[-_LAST:])
+        return min(last, _DEARER * _middle(self._alone)) if len(self._alone) == _MANY else last
 
     @property
     def per_guess(self) -> float | None:
@@ -86,6 +97,10 @@ class Pace:
                 longer = max(0.0, seconds - generating) / guessed
                 self._per_guess = _average(self._per_guess, longer)
         elif generated and not read:
+            if generated != self._answered:
+                self._answered = generated
+                while len(self._alone) > _LAST:
+                    self._alone.popleft()
             self._alone.append(seconds)
         elif read and not generated:
             self._per_token = _average(self._per_token, seconds / read)
@@ -108,6 +123,10 @@ class Pace:
             most = (seconds - generating) * int(grown) / int(self._chunk)
             if most <= _LIMIT / _STRETCH * self._stretch * generating:
                 self._chunk = grown
+
+
+def _middle(values: Collection[float]) -> float:
+    return sorted(values)[len(values) // 2]
 
 
 def _average(old: float | None, new: float) -> float:
