@@ -173,6 +173,27 @@ def test_keep_alive_tells_the_engine(value: float | str, seconds: float | None) 
     assert engine.told == [pytest.approx(seconds)]
 
 
+class Leaving(ScriptedEngine):
+    """Notes how many requests had come when it was told to leave."""
+
+    def unload_after(self, seconds: float | None) -> None:
+        super().unload_after((seconds, len(self.requests)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+def test_the_model_does_not_leave_before_the_request_has_come(path: str) -> None:
+    engine = Leaving(HELLO, facts=scripted().facts)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}
+    send(engine, "POST", path, json={"model": "pack", "keep_alive": 0, **body})
+    assert engine.told == [(0.0, 1)]
+
+
+def test_a_request_that_is_refused_says_nothing_of_the_model() -> None:
+    engine = scripted()
+    assert chat(engine, keep_alive=0, options={"top_p": 2}).status_code == 400
+    assert engine.told == []
+
+
 def test_without_keep_alive_nothing_is_told() -> None:
     engine = scripted(HELLO)
     chat(engine)
@@ -317,7 +338,7 @@ def test_loading() -> None:
     document = chat(engine, messages=[], keep_alive=0).json()
     assert document["message"] == {"role": "assistant", "content": ""}
     assert (document["done"], document["done_reason"]) == (True, "unload")
-    assert engine.told[1:] == [0.0, "unload"]
+    assert engine.told[1:] == ["unload"]
     assert send(engine, "GET", "/api/ps").json() == {"models": []}
     document = chat(engine, messages=[]).json()
     assert document["done_reason"] == "load"

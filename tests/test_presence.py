@@ -167,6 +167,45 @@ class TestIdle:
         time.sleep(0.3)
         assert engine.status.state == "ready"
 
+    def test_what_was_said_holds_for_one_stay(self, make: Make) -> None:
+        """A request that shall leave nothing in memory says nothing of those after it."""
+        engine, scripted = make(Stay())
+        assert engine.wait_ready(10)
+        running = Answer()
+        ticket = engine.submit(HELLO.__class__(text="wait"), running)
+        engine.unload_after(0.0)
+        time.sleep(0.2)
+        assert engine.status.state == "ready"
+        ticket.cancel()
+        assert running.last == Finished("cancelled", DONE.usage)
+        assert eventually(is_in(engine, "unloaded"))
+        assert engine.unloads_in is None
+        assert list(engine.answer(HELLO))[-1] == DONE
+        time.sleep(0.3)
+        assert (engine.status.state, len(scripted.processes)) == ("ready", 2)
+
+    def test_then_it_is_as_it_was_started(self, make: Make) -> None:
+        engine, _ = make(Stay(idle=300))
+        assert engine.wait_ready(10)
+        engine.unload_after(None)
+        assert list(engine.answer(HELLO))[-1] == DONE
+        assert engine.unloads_in is None  # until it leaves, it stays for those who say nothing
+        engine.unload()
+        assert eventually(is_in(engine, "unloaded"))
+        assert list(engine.answer(HELLO))[-1] == DONE
+        assert 290 < (engine.unloads_in or 0) <= 300
+
+    def test_it_leaves_at_once_where_it_may_not_be_idle(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(supervisor, "LOOK", 60.0)
+        engine, _ = make(Stay())
+        assert engine.wait_ready(10)
+        answer = Answer()
+        engine.submit(HELLO.__class__(text="wait"), answer).cancel()
+        engine.unload_after(0.0)
+        assert eventually(is_in(engine, "unloaded"), 10)
+
 
 class TestTurns:
     def test_two_that_do_not_fit_together(self, make: Make) -> None:

@@ -129,6 +129,7 @@ class Dispatch:
             self._presence.note_use()
         if entry is not None:
             entry.send(last)
+        self._presence.unload_if_idle()  # at once, where it may not be idle at all
         self._presence.leave_if_done()
 
     def _note(self, status: Status) -> None:

@@ -37,6 +37,7 @@ class Presence:
         """Whether it shall be there even if nobody asks anything."""
         self.status = Status("loading" if self._wanted else "unloaded")
         self._requests = requests
+        self._usual = stay.idle
         self._idle = stay.idle
         self._last_used = time.monotonic()
         self._loads = 0
@@ -69,12 +70,15 @@ class Presence:
     def unload(self) -> None:
         """It is to leave as soon as nothing is in flight, until somebody asks again."""
         with self.lock:
+            if not self.leaving:  # how long it may be idle was said of this stay
+                self._idle = self._usual
             self.leaving = self.worker is not None or self.status.state == "loading"
             self._wanted = False
             self.leave_if_done()
 
     def unload_after(self, seconds: float | None) -> None:
-        """It is to leave whenever it had nothing to do for so long; None for never."""
+        """It is to leave when it had nothing to do for so long; None for never. Once it has left,
+        its Stay says so again."""
         with self.lock:
             self._idle = seconds
 

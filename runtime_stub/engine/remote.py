@@ -104,7 +104,8 @@ class RemoteEngine:
         self._presence.unload()
 
     def unload_after(self, seconds: float | None) -> None:
-        """Unload the model whenever it had nothing to do for so long; None for never."""
+        """Unload the model when it had nothing to do for so long; None for never. That holds until
+        it was unloaded; then what its Stay says does again."""
         self._presence.unload_after(seconds)
 
     def wait_ready(self, timeout: float | None = None) -> bool:

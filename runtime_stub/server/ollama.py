@@ -7,13 +7,15 @@ there.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 
-from runtime_stub.engine.messages import Embeddings, EmbedRequest, Request
+from runtime_stub.engine.interface import AnyTicket, Sink
+from runtime_stub.engine.messages import AnyRequest, Embeddings, EmbedRequest, Request
 from runtime_stub.server.bridge import Events, Stream, ask
 from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.grammars import json_grammar, schema_grammar
@@ -42,7 +44,7 @@ from runtime_stub.server.ollama_types import (
     Version,
 )
 from runtime_stub.server.replies import Handler, Problem, json, read
-from runtime_stub.server.state import Served, State
+from runtime_stub.server.state import Engine, EngineAround, Served, State
 
 API_VERSION = "0.12.11"
 """The version of Ollama whose API this is; clients refuse servers that are too old."""
@@ -181,11 +183,11 @@ class _Handlers:
         return PlainTextResponse("Ollama is running")
 
     def _kept(self, body: ChatRequest | GenerateRequest | EmbedBody | EmbeddingsBody) -> Served:
-        """The model that is asked; from now on it stays in memory for as long as was asked."""
+        """The model that is asked; with what is asked of it, it is told how long to stay."""
         served = self._model(body.model)
-        if body.keep_alive is not None:
-            served.engine.unload_after(keep_alive(body.keep_alive))
-        return served
+        if body.keep_alive is None:
+            return served
+        return dataclasses.replace(served, engine=_Kept(served.engine, keep_alive(body.keep_alive)))
 
     def _model(self, name: str) -> Served:
         try:
@@ -195,6 +197,25 @@ class _Handlers:
             known = ", ".join(served.name for served in self._state.models)
             message = f"model '{name}' not found; this pack has: {known}"
             raise Problem(problem.status, message, problem.param, problem.code) from None
+
+
+class _Kept(EngineAround):
+    """An engine whose model stays in memory for as long as a request says."""
+
+    def __init__(self, engine: Engine, seconds: float | None) -> None:
+        super().__init__(engine)
+        self._seconds = seconds
+
+    def submit(self, request: AnyRequest, sink: Sink) -> AnyTicket:
+        """Queue a request."""
+        ticket = super().submit(request, sink)
+        self.unload_after(self._seconds)  # told before, it might leave before the request comes
+        return ticket
+
+    def load(self) -> None:
+        """Bring the model into memory."""
+        self.unload_after(self._seconds)
+        super().load()
 
 
 async def _answer(

@@ -99,7 +99,8 @@ class ChatRequest(msgspec.Struct):
     """ "json", or a JSON schema."""
     options: Options | None = None
     keep_alive: float | str | None = None
-    """Accepted; a pack keeps its model loaded."""
+    """For how long after this request the model stays in memory unused: seconds, or "5m". With 0 it
+    leaves at once, below 0 it stays. Until it has left, that holds for requests without it, too."""
     tools: list[Tool] | None = None
     think: bool | str | None = None
     """Whether, or with what effort ("low", "medium", "high"), to think first."""

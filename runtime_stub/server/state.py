@@ -43,7 +43,8 @@ class Engine(Protocol):
         back."""
 
     def unload_after(self, seconds: float | None) -> None:
-        """Unload the model whenever it had nothing to do for so long; None for never."""
+        """Unload the model when it had nothing to do for so long; None for never. That holds until
+        it was unloaded; then it is as the server was started again."""
 
 
 class EngineAround:
