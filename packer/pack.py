@@ -24,6 +24,7 @@ from packer.tensor_types import parse_tensor_types
 from packer.writer import ZSTD_LEVEL, BundleWriter
 from runtime_stub.bundle import sidecar_name
 from runtime_stub.engine.drafts import ROOM
+from runtime_stub.engine.families import reasons
 from runtime_stub.engine.kv import DEFAULT as DEFAULT_KV
 from runtime_stub.engine.kv import KV_TYPES
 from runtime_stub.errors import DamagedError, InputError, OutputError, RecipeError
@@ -331,6 +332,8 @@ def model_metadata(model: Examination, context: int | None, kv: str = DEFAULT_KV
         "layers": model.layers,
         "vocabulary": model.vocabulary,
         "chat_template": model.has_chat_template,
+        "reasoning": reasons(model.chat_template),
+        "embedding": model.kind == "embedding",
         "memory_needed": model.memory_needed(context, kv=kv),
         "memory_context": context,
         "numbers_per_token": model.layers

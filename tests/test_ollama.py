@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from datetime import datetime
@@ -8,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from engine_fixtures import ScriptedEngine
-from face_fixtures import USAGE, asked_of, scripted, send, serving
+from face_fixtures import USAGE, asked_of, scripted, send, send_to, serving, state_of
 
 from runtime_stub.engine.messages import (
     ChoiceEnd,
@@ -414,10 +415,50 @@ def test_show() -> None:
         "general.parameter_count": 1_235_814_432,
         "llama.context_length": 8192,
     }
-    assert document["capabilities"] == ["completion", "tools", "embedding"]
+    assert document["capabilities"] == ["completion", "tools"]
     assert document["system"] == "Be brief."
     assert document["license"] == "apache-2.0"
     assert ["num_ctx", "4096"] in [line.split() for line in document["parameters"].splitlines()]
+
+
+QWEN = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("details", "template", "capabilities"),
+    [
+        ({}, None, ["completion", "tools"]),
+        ({"reasoning": True}, None, ["completion", "tools", "thinking"]),
+        ({"reasoning": True}, "{{ messages }}", ["completion", "tools"]),
+        ({"reasoning": False}, QWEN, ["completion", "tools", "thinking"]),
+        ({"embedding": True, "reasoning": False}, None, ["embedding"]),
+    ],
+)
+@pytest.mark.parametrize("loaded", [True, False])
+def test_capabilities(
+    details: dict[str, Any], template: str | None, capabilities: list[str], loaded: bool
+) -> None:
+    engine = scripted()
+    if not loaded:
+        engine._facts = None
+    state = state_of(engine)
+    served = dataclasses.replace(state.models[0], details=details, template=template)
+    state = dataclasses.replace(state, models=(served,))
+    document = send_to(state, "POST", "/api/show", json={"model": "pack"}).json()
+    assert document["capabilities"] == capabilities
+
+
+@pytest.mark.parametrize("body", [{"name": "pack"}, {"model": "", "name": "pack:latest"}])
+def test_show_by_the_older_name_of_the_field(body: dict[str, str]) -> None:
+    assert send(scripted(), "POST", "/api/show", json=body).status_code == 200
+    response = send(scripted(), "POST", "/api/show", json={**body, "name": "other"})
+    assert (response.status_code, "'other' not found" in error_of(response)) == (404, True)
+
+
+@pytest.mark.parametrize("body", [{}, {"model": "", "name": ""}])
+def test_show_of_no_model(body: dict[str, str]) -> None:
+    response = send(scripted(), "POST", "/api/show", json=body)
+    assert (response.status_code, error_of(response)[:7]) == (400, "model: ")
 
 
 def test_loaded_models() -> None:

@@ -97,9 +97,21 @@ class TestSound:
             facts = bundle.entry("model").metadata
         assert (facts["name"], facts["architecture"]) == ("Tiny", "llama")
         assert facts["chat_template"] is False
+        assert (facts["reasoning"], facts["embedding"]) == (False, False)
         assert facts["memory_context"] == 2048 < MEMORY_CONTEXT
         assert facts["memory_needed"] > small_model.stat().st_size
         assert facts["licence"] == {"license": "apache-2.0", "organization": "Nobody"}
+
+    def test_what_it_is_for(self, tmp_path: Path, out: Path, small_stub: Stub) -> None:
+        template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+        thinking = {"tokenizer.chat_template": g.Typed(g.STRING, template)}
+        pooling = {"llama.pooling_type": g.Typed(g.U32, 3)}
+        for name, added in (("thinks", thinking), ("pools", pooling)):
+            path = g.model(more=added).write(tmp_path / f"{name}.gguf")
+            with s.opened(s.pack(path, out / name, small_stub).path) as bundle:
+                facts = bundle.entry("model").metadata
+            assert facts["reasoning"] == (name == "thinks")
+            assert facts["embedding"] == (name == "pools")
 
     def test_chosen_context(self, small_model: Path, out: Path, small_stub: Stub) -> None:
         made = make_plan(small_model, out / "tiny", small_stub, context=4096)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_stub.engine import families
-from runtime_stub.engine.families import Family, detect, opens_reasoning
+from runtime_stub.engine.families import Family, detect, opens_reasoning, reasons
 from runtime_stub.engine.parse import (
     AnswerParser,
     Content,
@@ -287,6 +287,21 @@ def test_plain_text_flows() -> None:
     assert parser.feed("ing") == [Content(" <tooling")]
     assert parser.feed(" ") == []
     assert parser.finish() == [Content(" ")]
+
+
+@pytest.mark.parametrize(
+    ("template", "thinks"),
+    [
+        ("", False),
+        ("{{ messages }}<tool_call>", False),
+        ("{{ message.content.split('</think>')[-1] }}", True),
+        ("{{ '<think>\\n' }}", True),
+        ("[THINK]", True),
+        ("<|start|>assistant<|channel|>final<|message|>", True),
+    ],
+)
+def test_templates_of_models_that_think(template: str, thinks: bool) -> None:
+    assert reasons(template) is thinks
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -199,11 +199,21 @@ def detect(template: str) -> Family:
     family = _by_tools(template)
     if family.syntax == "harmony":
         return family
-    shown = tuple(tags for tags in REASONING if tags[0] in template or tags[1] in template)
+    shown = _shown(template)
     ignored = family.ignored
     if "<response>" in template and "</response>" in template:
         ignored = (*ignored, "<response>", "</response>")
     return replace(family, reasoning=shown or (THINK,), ignored=ignored)
+
+
+def reasons(template: str) -> bool:
+    """Whether a model with this chat template may think before it answers."""
+    return bool(_shown(template)) or _by_tools(template).syntax == "harmony"
+
+
+def _shown(template: str) -> tuple[Tags, ...]:
+    """What encloses reasoning there, as far as the template shows it."""
+    return tuple(tags for tags in REASONING if tags[0] in template or tags[1] in template)
 
 
 def _by_tools(template: str) -> Family:

@@ -170,7 +170,10 @@ class _Handlers:
 
     async def show(self, http: HttpRequest) -> Response:
         body = await read(http, ShowBody)
-        return json(description(self._model(body.model)))
+        name = body.model or body.name
+        if not name:
+            raise Problem(400, "model: is missing; name the model to tell of", "model")
+        return json(description(self._model(name)))
 
     async def processes(self, _http: HttpRequest) -> Response:
         entries = (running_entry(served) for served in self._state.models)

@@ -52,12 +52,8 @@ def running_entry(served: Served) -> Running | None:
 
 def description(served: Served) -> Show:
     """All that there is to say of it."""
-    facts = served.engine.facts
     details = _details(served)
     architecture = details.family
-    capabilities = ["completion", "tools"]
-    if facts is not None and facts.embeddings:
-        capabilities.append("embedding")
     numbers = {
         "general.parameter_count": served.details.get("parameters"),
         f"{architecture}.context_length": served.details.get("context_length"),
@@ -71,7 +67,7 @@ def description(served: Served) -> Show:
         modified_at=timestamp(served.created),
         details=details,
         model_info={"general.architecture": architecture, **known},
-        capabilities=capabilities,
+        capabilities=_capabilities(served),
         parameters=_parameters(served),
         template=served.template or "",
         system=served.defaults.system or "",
@@ -93,6 +89,18 @@ def _details(served: Served) -> Details:
         parameter_size=_size(served.details.get("parameters") or 0),
         quantization_level=str(served.details.get("quantization") or ""),
     )
+
+
+def _capabilities(served: Served) -> list[str]:
+    """What it is for, loaded or not."""
+    if served.details.get("embedding"):
+        return ["embedding"]
+    thinks = bool(served.details.get("reasoning"))
+    if served.template:
+        from runtime_stub.engine.families import reasons
+
+        thinks = reasons(served.template)
+    return ["completion", "tools", *(["thinking"] if thinks else [])]
 
 
 def _size(parameters: int) -> str:

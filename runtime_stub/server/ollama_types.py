@@ -155,7 +155,9 @@ class EmbeddingsBody(msgspec.Struct):
 class ShowBody(msgspec.Struct):
     """The body of POST /api/show."""
 
-    model: str
+    model: str = ""
+    name: str = ""
+    """What `model` was called before; it counts where that is missing."""
     verbose: bool | None = None
 
 

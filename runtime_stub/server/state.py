@@ -120,7 +120,8 @@ class Served:
     """Of its GGUF, hexadecimal."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """The manifest's facts about it: "architecture", "quantization", "parameters",
-    "context_length", "licence", "chat_template" and others; any may be missing."""
+    "context_length", "licence", "chat_template", "reasoning", "embedding" and others; any may be
+    missing."""
     template: str | None = None
     """The recipe's chat template, if it replaces the model's."""
     adapters: tuple[Adapter, ...] = ()
