@@ -22,7 +22,9 @@ SAMPLING: dict[str, Setting] = {
     "repeat_penalty": Setting(float, "above 1 discourages repetition", 0.01, 10),
     "frequency_penalty": Setting(float, "discourages frequent tokens", -10, 10),
     "presence_penalty": Setting(float, "discourages tokens that occurred", -10, 10),
-    "repeat_last_n": Setting(int, "how many tokens the penalties look back", 0, 1_000_000),
+    "repeat_last_n": Setting(
+        int, "how many tokens the penalties look back; -1 for all", -1, 1_000_000
+    ),
     "seed": Setting(int, "the same seed gives the same answer", 0, 2**32 - 1),
 }
 

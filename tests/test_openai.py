@@ -25,8 +25,9 @@ from runtime_stub.engine.messages import (
     Tokens,
     ToolCall,
 )
+from runtime_stub.engine.sampler import _DRY_BREAKERS
 from runtime_stub.server.openai_requests import MAX_CHOICES
-from runtime_stub.server.sampling import MAX_STOPS
+from runtime_stub.server.sampling import DRY_BREAKERS, MAX_STOPS
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -124,10 +125,52 @@ def test_fields_without_effect() -> None:
         ({"max_completion_tokens": 6}, 6),
         ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
         ({"max_tokens": None}, 100),
+        ({"max_tokens": -1}, None),
+        ({"max_completion_tokens": -1}, None),
+        ({"max_tokens": 5, "max_completion_tokens": -1}, None),
+        ({"max_tokens": -1, "max_completion_tokens": 6}, 6),
     ],
 )
-def test_limit(fields: dict[str, Any], limit: int) -> None:
+def test_limit(fields: dict[str, Any], limit: int | None) -> None:
     assert asked(**fields).max_tokens == limit
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (None, 7),
+        (0, 0),
+        (-1, None),
+        (-2, 2**32 - 2),
+        (2**32 - 1, 2**32 - 1),
+        (2**32 + 5, 5),
+        (2**63 - 1, 2**32 - 1),
+        (-(2**63), 0),
+        (10**30, 10**30 % 2**32),
+    ],
+)
+def test_seed(said: int | None, meant: int | None) -> None:
+    assert asked(seed=said).sampling.seed == meant
+
+
+@pytest.mark.parametrize(
+    ("fields", "meant"),
+    [
+        ({"top_k": -1}, {"top_k": -1}),
+        ({"top_k": 0}, {"top_k": 0}),
+        ({"repeat_last_n": -1}, {"repeat_last_n": -1}),
+        ({"dry_last_n": -1}, {"dry_last_n": -1}),
+        ({"dry_penalty_last_n": 9}, {"dry_last_n": 9}),
+        ({"dry_penalty_last_n": 9, "dry_last_n": 8}, {"dry_last_n": 8}),
+        ({"dry_sequence_breakers": ["*", ":", "\n", '"']}, {}),
+    ],
+)
+def test_as_other_servers_write_it(fields: dict[str, Any], meant: dict[str, Any]) -> None:
+    assert asked(**fields).sampling == Sampling(**{"temperature": 0.25, "seed": 7, **meant})
+
+
+def test_what_ends_a_repetition_is_what_the_engine_says() -> None:
+    assert tuple(text.decode() for text in _DRY_BREAKERS) == DRY_BREAKERS
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
@@ -230,13 +273,17 @@ def test_template_arguments() -> None:
         ({"temperature": 11}, "temperature"),
         ({"temperature": True}, "temperature"),
         ({"top_p": 1.5}, "top_p"),
-        ({"top_k": -1}, "top_k"),
+        ({"top_k": -2}, "top_k"),
         ({"top_k": 1.5}, "top_k"),
         ({"min_p": 2}, "min_p"),
         ({"frequency_penalty": 100}, "frequency_penalty"),
         ({"repeat_penalty": -1}, "repeat_penalty"),
-        ({"seed": -1}, "seed"),
-        ({"seed": 10**30}, "seed"),
+        ({"seed": "one"}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"repeat_last_n": -2}, "repeat_last_n"),
+        ({"dry_penalty_last_n": -2}, "dry_penalty_last_n"),
+        ({"dry_sequence_breakers": ["\n", "###"]}, "dry_sequence_breakers"),
+        ({"dry_sequence_breakers": []}, "dry_sequence_breakers"),
         ({"typical_p": 2}, "typical_p"),
         ({"mirostat": 3}, "mirostat"),
         ({"dry_base": 0}, "dry_base"),
@@ -247,6 +294,7 @@ def test_template_arguments() -> None:
         ({"logit_bias": {str(n): 1 for n in range(2000)}}, "logit_bias"),
         ({"logit_bias": {"1": "x"}}, "logit_bias[...]"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
         ({"max_tokens": 2**31}, "max_tokens"),
         ({"max_completion_tokens": 0, "max_tokens": 5}, "max_completion_tokens"),
         ({"stop": 1}, "stop"),

@@ -48,6 +48,13 @@ def test_text() -> None:
     assert (request.max_tokens, request.stop, request.reasoning) == (5, ("x",), False)
 
 
+@pytest.mark.parametrize(("said", "limit"), [(None, 100), (-1, None), (3, 3)])
+def test_limit(said: int | None, limit: int | None) -> None:
+    engine = scripted(ANSWER)
+    assert complete(engine, max_tokens=said).status_code == 200
+    assert engine.requests[0].max_tokens == limit
+
+
 def test_tokens() -> None:
     engine = scripted(ANSWER)
     assert complete(engine, prompt=[1, 2]).status_code == 200

@@ -34,7 +34,6 @@ _DURATION = re.compile(r"[-+]?(\d+|((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))+)")
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST = 10 * 365 * 86400.0
-_WHOLE_CONTEXT = int(SETTINGS["repeat_last_n"].maximum or 0)
 _SAMPLING = [name for name in SETTINGS if name in Options.__struct_fields__]
 
 
@@ -123,11 +122,6 @@ def _with_settings(
 
 def _sampling(options: Options, defaults: Sampling) -> Sampling:
     values = {name: getattr(options, name) for name in _SAMPLING}
-    if values["repeat_last_n"] == -1:
-        values["repeat_last_n"] = _WHOLE_CONTEXT
-    if options.seed is not None and options.seed < 0:
-        values["seed"] = None
-        defaults = replace(defaults, seed=None)
     try:
         return choose(values, defaults)
     except Problem as problem:

@@ -30,7 +30,7 @@ class Options(msgspec.Struct):
     mirostat_tau: float | None = None
     mirostat_eta: float | None = None
     seed: int | float | None = None
-    """Negative: a fresh one."""
+    """-1: a fresh one; of others the lowest 32 bits count."""
     stop: str | list[str] | None = None
     num_predict: int | float | None = None
     """How many tokens at most; 0 or less for no limit."""

@@ -25,7 +25,7 @@ from runtime_stub.server.openai_errors import error_reply
 from runtime_stub.server.openai_requests import MAX_CHOICES, MAX_LOGPROBS, adapters_of, bounded
 from runtime_stub.server.openai_types import AdapterChoice, Harmless, StreamOptions, Usage, usage_of
 from runtime_stub.server.replies import Mould, Problem, problem_of, sse
-from runtime_stub.server.sampling import limit, sampling_of, stops
+from runtime_stub.server.sampling import limit_or, sampling_of, stops
 from runtime_stub.server.state import Served
 
 MAX_PROMPTS = 64
@@ -127,14 +127,14 @@ async def completion_requests(asked: CompletionRequest, model: Served) -> list[R
     if asked.grammar is not None:
         grammar = await checked_grammar(asked.grammar, "grammar")
     sampling = sampling_of(asked, model.defaults.sampling, model.engine.facts)
-    asked_limit = limit(max_tokens=asked.max_tokens)
+    most = limit_or(model.defaults.max_tokens, max_tokens=asked.max_tokens)
     adapters = adapters_of(asked.lora, model)
     return [
         Request(
             text=prompt if isinstance(prompt, str) else None,
             tokens=None if isinstance(prompt, str) else prompt,
             sampling=sampling,
-            max_tokens=asked_limit or model.defaults.max_tokens,
+            max_tokens=most,
             stop=stops(asked.stop),
             choices=choices,
             logprobs=logprobs,

@@ -19,7 +19,7 @@ from runtime_stub.server.openai_types import (
     TextFormat,
 )
 from runtime_stub.server.replies import Problem, plain
-from runtime_stub.server.sampling import limit, sampling_of, stops
+from runtime_stub.server.sampling import limit_or, sampling_of, stops
 from runtime_stub.server.state import Served
 
 MAX_CHOICES = 16
@@ -38,11 +38,14 @@ async def chat_request(chat: ChatRequest, model: Served) -> Request:
     messages = [message_of(message) for message in chat.messages]
     defaults = model.defaults
     tools = tools_of([tool.function for tool in chat.tools or ()])
-    asked = limit(max_tokens=chat.max_tokens, max_completion_tokens=chat.max_completion_tokens)
     return Request(
         messages=with_system(messages, defaults.system),
         sampling=sampling_of(chat, defaults.sampling, model.engine.facts),
-        max_tokens=asked or defaults.max_tokens,
+        max_tokens=limit_or(
+            defaults.max_tokens,
+            max_tokens=chat.max_tokens,
+            max_completion_tokens=chat.max_completion_tokens,
+        ),
         stop=stops(chat.stop),
         choices=bounded("n", chat.n, 1, MAX_CHOICES) or 1,
         logprobs=_logprobs(chat),

@@ -30,7 +30,7 @@ from runtime_stub.server.responses_types import (
     ResponseRequest,
     SchemaFormat,
 )
-from runtime_stub.server.sampling import limit, sampling_of
+from runtime_stub.server.sampling import limit_or, sampling_of
 from runtime_stub.server.state import Served
 
 LOGPROBS = "message.output_text.logprobs"
@@ -54,7 +54,7 @@ async def response_request(asked: ResponseRequest, model: Served) -> Request:
     return Request(
         messages=with_system(messages, defaults.system),
         sampling=sampling_of(asked, defaults.sampling, model.engine.facts),
-        max_tokens=limit(max_output_tokens=asked.max_output_tokens) or defaults.max_tokens,
+        max_tokens=limit_or(defaults.max_tokens, max_output_tokens=asked.max_output_tokens),
         logprobs=_logprobs(asked),
         grammar=await _grammar(asked),
         tools=tools,

@@ -18,6 +18,13 @@ from runtime_stub.settings import Setting, check_value
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
 MAX_BIASES = 1024
+NO_LIMIT = -1
+"""As a limit of tokens."""
+FRESH = -1
+"""As a seed: one that nobody knows."""
+_SEEDS = 2**32
+DRY_BREAKERS = ("\n", ":", '"', "*")
+"""Texts that end a repetition for DRY, always."""
 
 FURTHER: dict[str, Setting] = {
     "typical_p": Setting(float, "only tokens as likely as is typical; 1 is off", 0, 1),
@@ -36,7 +43,15 @@ FURTHER: dict[str, Setting] = {
 }
 """Settings that clients may change, and recipes do not know."""
 
-SETTINGS: dict[str, Setting] = {**SAMPLING, **FURTHER}
+SETTINGS: dict[str, Setting] = {
+    **SAMPLING,
+    "top_k": dataclasses.replace(SAMPLING["top_k"], minimum=-1),
+    **FURTHER,
+    "dry_penalty_last_n": FURTHER["dry_last_n"],
+}
+"""What may be said of how tokens are chosen, as clients say it: some write -1 for none or all, and
+call things as llama-server does."""
+_ALIASES = {"dry_penalty_last_n": "dry_last_n"}
 
 
 class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +66,7 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     repeat_penalty: float | None = None
     repeat_last_n: int | None = None
     seed: int | None = None
+    """Any whole number, of which the lowest 32 bits count; -1 for a fresh one."""
     typical_p: float | None = None
     top_n_sigma: float | None = None
     xtc_probability: float | None = None
@@ -59,6 +75,10 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     dry_base: float | None = None
     dry_allowed_length: int | None = None
     dry_last_n: int | None = None
+    dry_penalty_last_n: int | None = None
+    """llama-server's name for `dry_last_n`."""
+    dry_sequence_breakers: list[str] | None = None
+    """Only as they are: newline, colon, quotation mark and asterisk."""
     mirostat: int | None = None
     mirostat_tau: float | None = None
     mirostat_eta: float | None = None
@@ -68,6 +88,10 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 def sampling_of(fields: SamplingFields, defaults: Sampling, facts: ModelFacts | None) -> Sampling:
     """`defaults` with what a request says. Raises Problem (400) for what is out of bounds."""
     sampling = choose({name: getattr(fields, name) for name in SETTINGS}, defaults)
+    breakers = fields.dry_sequence_breakers
+    if breakers is not None and set(breakers) != set(DRY_BREAKERS):
+        text = "dry_sequence_breakers: they are newline, colon, quotation mark and asterisk here"
+        raise Problem(400, f"{text}, and can't be chosen; leave it out", "dry_sequence_breakers")
     if fields.logit_bias:
         biases = tuple(_biases(fields.logit_bias, facts))
         sampling = dataclasses.replace(sampling, logit_bias=biases)
@@ -80,11 +104,16 @@ def choose(values: Mapping[str, Any], defaults: Sampling) -> Sampling:
     Raises Problem (400) with the name of a value that is out of bounds.
     """
     chosen = {name: value for name, value in values.items() if value is not None}
+    seed = chosen.pop("seed", None)
     for name, value in chosen.items():
         try:
             chosen[name] = check_value(name, value, SETTINGS[name], "the request")
         except RecipeError as error:
             raise Problem(400, error.message.removeprefix("the request: "), name) from None
+    for alias in _ALIASES.keys() & chosen.keys():
+        chosen.setdefault(_ALIASES[alias], chosen.pop(alias))
+    if seed is not None:
+        chosen["seed"] = None if seed == FRESH else seed % _SEEDS
     return dataclasses.replace(defaults, **chosen)
 
 
@@ -114,6 +143,15 @@ def limit(**given: int | None) -> int | None:
         if not 1 <= value < 2**31:
             raise Problem(400, f"{name} must be at least 1 and below {2**31:,}", name)
         chosen = value
+    return chosen
+
+
+def limit_or(default: int | None, **given: int | None) -> int | None:
+    """As `limit`, where NO_LIMIT is one, too; `default` where nothing is given."""
+    chosen = default
+    for name, value in given.items():
+        if value is not None:
+            chosen = None if value == NO_LIMIT else limit(**{name: value})
     return chosen
 
 
