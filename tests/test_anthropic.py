@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import httpx
 import pytest
@@ -153,7 +153,7 @@ def test_thinking_that_is_asked_for(kind: str) -> None:
     assert asked_of(engine).template_arguments == {"enable_thinking": True}
 
 
-@pytest.mark.parametrize("thinking", [None, {"type": "disabled"}])
+@pytest.mark.parametrize("thinking", [None, {"type": "disabled"}, {"type": "between_tools"}])
 def test_thinking_that_is_not_asked_for(thinking: dict[str, Any] | None) -> None:
     engine = scripted(THOUGHT)
     content = message(engine, thinking=thinking).json()["content"]
@@ -495,6 +495,16 @@ def test_failure_before_the_answer(failure: str, status: int, expected: str, str
 
 
 # The real client.
+
+
+def test_every_kind_of_thinking_that_the_client_knows() -> None:
+    types = pytest.importorskip("anthropic.types", reason="the anthropic client is not installed")
+    kinds = [
+        get_args(get_type_hints(kind)["type"])[0] for kind in get_args(types.ThinkingConfigParam)
+    ]
+    assert len(kinds) >= 3
+    for kind in kinds:
+        asked(thinking={"type": kind, "budget_tokens": 1024})
 
 
 def test_client_library() -> None:

@@ -113,7 +113,8 @@ def test_fields_without_effect() -> None:
         prompt_cache_key="k", prediction={"type": "content"}, modalities=["text"],
         verbosity="low", model="pack", n=1, response_format={"type": "text"}, tools=[],
         tool_choice="auto", logprobs=False, stream=False,
-        prompt_cache_retention="24h", stream_options=None, top_logprobs=0,
+        prompt_cache_retention="24h", prompt_cache_options={"mode": "explicit"},
+        stream_options=None, top_logprobs=0,
     )  # fmt: skip
 
 

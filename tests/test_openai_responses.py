@@ -145,6 +145,8 @@ def test_reasoning_and_logprobs() -> None:
         ({"conversation": "c"}, "conversation"),
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
+        ({"context_management": [{"type": "compaction"}]}, "context_management"),
+        ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),
@@ -158,6 +160,21 @@ def test_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     response = respond(scripted(), **fields)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+def test_fields_without_effect() -> None:
+    assert asked() == asked(
+        background=False, context_management=[], max_tool_calls=3, metadata={"a": "b"},
+        prompt_cache_key="k", prompt_cache_retention="24h", safety_identifier="x",
+        prompt_cache_options={"mode": "explicit", "ttl": "12h", "prewarm": False},
+        service_tier="auto", store=True, stream_options=None, truncation="disabled", user="me",
+    )  # fmt: skip
+
+
+def test_the_real_client_finds_all_that_it_needs() -> None:
+    types = pytest.importorskip("openai.types.responses", reason="openai is not installed")
+    types.Response.model_validate(respond(scripted(ANSWER)).json())
+    types.Response.model_validate(respond(scripted(EVERYTHING)).json())
 
 
 def test_whole_answer() -> None:
@@ -180,7 +197,7 @@ def test_whole_answer() -> None:
         "incomplete_details": None,
         "usage": {
             "input_tokens": 10,
-            "input_tokens_details": {"cached_tokens": 4},
+            "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
             "output_tokens": 2,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": 12,

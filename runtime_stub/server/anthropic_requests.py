@@ -73,7 +73,7 @@ def shows_thinking(body: MessagesRequest) -> bool:
 
 
 def _thinks(body: CountRequest) -> bool:
-    return body.thinking is not None and body.thinking.type != "disabled"
+    return body.thinking is not None and body.thinking.type in ("enabled", "adaptive")
 
 
 def _messages(body: CountRequest, defaults: Defaults) -> list[dict[str, Any]]:

@@ -94,7 +94,8 @@ class ToolChoice(msgspec.Struct):
 class Thinking(msgspec.Struct):
     """Whether to think first. Without it the model is asked not to."""
 
-    type: Literal["enabled", "disabled", "adaptive"]
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    """With "between_tools" it is asked not to, either: what is said between tools is text here."""
     budget_tokens: int | None = None
     """Accepted; there is no limit of its own for thinking."""
     display: str | None = None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from runtime_stub.engine.messages import Usage
-from runtime_stub.server.openai_types import CachedTokens, Logprob
+from runtime_stub.server.openai_types import Logprob
 from runtime_stub.server.responses_types import ReasoningText
 
 Document = dict[str, Any]
@@ -52,6 +52,15 @@ class CallOutput(msgspec.Struct, kw_only=True, tag_field="type", tag="function_c
 Output = MessageOutput | ReasoningOutput | CallOutput
 
 
+class InputDetails(msgspec.Struct):
+    """Of the input's tokens."""
+
+    cached_tokens: int
+    """Those that did not have to be read again."""
+    cache_write_tokens: int = 0
+    """Not counted apart."""
+
+
 class OutputDetails(msgspec.Struct):
     """Of the answer's tokens."""
 
@@ -63,7 +72,7 @@ class ResponseUsage(msgspec.Struct, kw_only=True):
     """Counts in tokens."""
 
     input_tokens: int
-    input_tokens_details: CachedTokens
+    input_tokens_details: InputDetails
     output_tokens: int
     output_tokens_details: OutputDetails
     total_tokens: int
@@ -115,7 +124,7 @@ def usage_of(counts: Usage) -> ResponseUsage:
     """Token counts in this shape."""
     return ResponseUsage(
         input_tokens=counts.prompt_tokens,
-        input_tokens_details=CachedTokens(counts.cached_tokens),
+        input_tokens_details=InputDetails(counts.cached_tokens),
         output_tokens=counts.completion_tokens,
         output_tokens_details=OutputDetails(),
         total_tokens=counts.prompt_tokens + counts.completion_tokens,

@@ -118,11 +118,20 @@ def _text(content: str | Sequence[Part]) -> str:
 
 
 def _refuse(asked: ResponseRequest) -> None:
+    cache = asked.prompt_cache_options
     refused = {
         "previous_response_id": (asked.previous_response_id is not None, _KEPT_ELSEWHERE),
         "conversation": (asked.conversation is not None, _KEPT_ELSEWHERE),
         "background": (bool(asked.background), "an answer comes while its request is open"),
         "truncation": (asked.truncation == "auto", "input is never cut; shorten it yourself"),
+        "context_management": (
+            bool(asked.context_management),
+            "input is never summed up; shorten it yourself",
+        ),
+        "prompt_cache_options.prewarm": (
+            cache is not None and bool(cache.prewarm),
+            "a prompt is kept with its answer; ask for one of a single token",
+        ),
     }
     for name, (given, why) in refused.items():
         if given:

@@ -113,6 +113,14 @@ class ReasoningOptions(msgspec.Struct):
     generate_summary: str | None = None
 
 
+class PromptCacheOptions(msgspec.Struct):
+    """How long prompts are kept, and which. Here that is decided when the server is started: what
+    else there is of them has no effect."""
+
+    prewarm: bool | None = None
+    """Refused if true: that asks for no answer."""
+
+
 class ResponseRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/responses. Nothing is stored."""
 
@@ -141,6 +149,10 @@ class ResponseRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     """Refused if true."""
     truncation: Literal["auto", "disabled"] | None = None
     """"auto" is refused."""
+    context_management: list[Any] | None = None
+    """Refused if anything is in it."""
+    max_tool_calls: int | None = None
+    """Without effect: it is about tools that run elsewhere."""
     store: bool | None = None
     """Nothing is stored, whatever it says."""
     stream_options: Any = None
@@ -148,6 +160,7 @@ class ResponseRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     service_tier: Any = None
     safety_identifier: Any = None
     prompt_cache_key: Any = None
+    prompt_cache_options: PromptCacheOptions | None = None
     prompt_cache_retention: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
     """Further variables for the chat template."""
