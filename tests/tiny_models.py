@@ -34,17 +34,19 @@ def plain(
     *,
     quantized: bool = False,
     tied: bool = False,
+    said: Mapping[str, Typed] | None = None,
+    metadata: Mapping[str, Typed] | None = None,
 ) -> Path:
     """Llama's architecture, with `head` numbers in each key and value. Another `seed` makes other
     weights, `characters` another vocabulary. `quantized` weights are Q8_0; `tied` ones of the first
-    layer are the last one's, too."""
-    facts = attention_facts(head) | {"rope.dimension_count": Typed(U32, head)}
+    layer are the last one's, too. What is `said` is of the architecture, `metadata` of the file."""
+    facts = attention_facts(head) | {"rope.dimension_count": Typed(U32, head), **(said or {})}
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(LAYERS):
         block = f"blk.{layer}"
         shapes |= attention_shapes(block, head) | feed_forward_shapes(block)
         shapes |= {f"{block}.ffn_norm.weight": (WIDTH,)}
-    return write(path, "llama", facts, shapes, seed, characters, quantized, tied)
+    return write(path, "llama", facts, shapes, seed, characters, quantized, tied, metadata)
 
 
 def adapter(path: Path, seed: str, rank: int = 4) -> Path:
@@ -59,7 +61,7 @@ def adapter(path: Path, seed: str, rank: int = 4) -> Path:
     for layer in range(LAYERS):
         name = f"blk.{layer}.ffn_down.weight"
         for half, shape in (("lora_a", (HIDDEN, rank)), ("lora_b", (rank, WIDTH))):
-            data = _weights(f"{seed}.{name}.{half}", shape)
+            data = weights(f"{seed}.{name}.{half}", shape)
             tensors.append(TensorInfo(f"{name}.{half}", shape, data=data))
     return Gguf(metadata, tuple(tensors)).write(path)
 
@@ -180,8 +182,10 @@ def write(
     characters: str = CHARACTERS,
     quantized: bool = False,
     tied: bool = False,
+    metadata: Mapping[str, Typed] | None = None,
 ) -> Path:
-    """A model of `shapes`, and of what all have; `quantized` and `tied` as in `plain`."""
+    """A model of `shapes`, and of what all have; `quantized`, `tied` and `metadata` as in
+    `plain`."""
     facts = {
         "block_count": Typed(U32, LAYERS),
         "context_length": Typed(U32, 4096),
@@ -189,7 +193,7 @@ def write(
         "attention.layer_norm_rms_epsilon": Typed(F32, 1e-6),
         **facts,
     }
-    metadata = {
+    every = {
         "general.architecture": Typed(STRING, architecture),
         **{f"{architecture}.{key}": value for key, value in facts.items()},
         "tokenizer.ggml.model": Typed(STRING, "gpt2"),
@@ -200,6 +204,7 @@ def write(
         "tokenizer.ggml.eos_token_id": Typed(U32, END),
         "tokenizer.ggml.bos_token_id": Typed(U32, END),
         "tokenizer.ggml.add_bos_token": Typed(BOOL, value=False),
+        **(metadata or {}),
     }
     shapes = {
         "token_embd.weight": (WIDTH, VOCABULARY),
@@ -210,12 +215,12 @@ def write(
     if tied:
         del shapes["output.weight"]
     tensors = tuple(
-        TensorInfo(name, shape, TYPE_Q8_0, data=_rounded(_weights(name, shape, seed)))
+        TensorInfo(name, shape, TYPE_Q8_0, data=_rounded(weights(name, shape, seed)))
         if quantized and len(shape) > 1 and "ffn_gate_inp" not in name
-        else TensorInfo(name, shape, data=_weights(name, shape, seed))
+        else TensorInfo(name, shape, data=weights(name, shape, seed))
         for name, shape in shapes.items()
     )
-    return Gguf(metadata, tensors).write(path)
+    return Gguf(every, tensors).write(path)
 
 
 def _rounded(numbers: bytes) -> bytes:
@@ -229,7 +234,7 @@ def _rounded(numbers: bytes) -> bytes:
     return b"".join(blocks)
 
 
-def _weights(name: str, shape: tuple[int, ...], seed: str = "") -> bytes:
+def weights(name: str, shape: tuple[int, ...], seed: str = "") -> bytes:
     """Numbers like a trained model's, the same each time."""
     chance = random.Random(zlib.crc32(f"{seed}{name}".encode()))  # noqa: S311  (weights, not secrets)
     count = 1
