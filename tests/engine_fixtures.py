@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from runtime_stub.engine.embedder import Embedder
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.interface import Sink
+from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
     AnyRequest,
     EngineSettings,
@@ -116,6 +118,16 @@ def answered(engine: Engine, request: Request) -> str:
     events = list(engine.answer(request))
     finished(events)
     return text_of(events)
+
+
+def worked_out(embedder: Embedder, request: AnyRequest) -> Event:
+    """What an embedder of its own answers."""
+    events: list[Event] = []
+    embedder.add(Job(request, events.append))
+    while not embedder.idle:
+        embedder.step()
+    (event,) = events
+    return event
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:

@@ -17,7 +17,7 @@ import pytest
 import tiny_architectures
 import tiny_models
 from backends import F32, I32, TOO_OLD, Graph, able, apart, base, needs_avx2, variants
-from engine_fixtures import loaded
+from engine_fixtures import loaded, worked_out
 from gguf_files import U32, Typed
 
 from packer.gguf_reader import read_header
@@ -25,7 +25,13 @@ from runtime_stub.engine import library
 from runtime_stub.engine.adapters import Adapters
 from runtime_stub.engine.context import Context, ContextSize
 from runtime_stub.engine.embedder import Embedder
-from runtime_stub.engine.messages import AdapterSource, EngineSettings, ModelSource
+from runtime_stub.engine.messages import (
+    AdapterSource,
+    Embeddings,
+    EmbedRequest,
+    EngineSettings,
+    ModelSource,
+)
 from runtime_stub.engine.model import Model
 from runtime_stub.engine.weights import ARCHITECTURES, LARGEST, interleave, load_weights
 from runtime_stub.errors import EngineError
@@ -309,7 +315,9 @@ def test_texts_have_the_same_vectors(pooling: int | None, tmp_path: Path) -> Non
         embedder = Embedder(model, threads=2)
         try:
             texts = ("something", "something-else", tiny_models.CHARACTERS)
-            return array("f", chain(*(embedder.embed(text, normalise=True)[0] for text in texts)))
+            found = worked_out(embedder, EmbedRequest(texts))
+            assert isinstance(found, Embeddings), found
+            return array("f", chain(*found.vectors))
         finally:
             embedder.free()
 

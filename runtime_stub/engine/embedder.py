@@ -1,202 +1,165 @@
-"""Texts to vectors, and documents to scores: a second context over the same model."""
+"""Texts to vectors, and documents to scores, piece by piece: between two of them others are
+answered."""
 
 from __future__ import annotations
 
-import ctypes
 import math
-import operator
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
-from runtime_stub.engine.hardware import read_hardware
+from runtime_stub.engine.inputs import Inputs
 from runtime_stub.engine.job import Job
-from runtime_stub.engine.library import library, recent_problems
-from runtime_stub.engine.messages import Embeddings, EmbedRequest, Failed, RerankRequest, Scores
+from runtime_stub.engine.messages import (
+    Embeddings,
+    EmbedRequest,
+    Event,
+    Failed,
+    Finished,
+    Mix,
+    RerankRequest,
+    Scores,
+    Usage,
+)
 from runtime_stub.engine.model import Model
+from runtime_stub.engine.vector_context import PIECE, VectorContext
 from runtime_stub.errors import EngineError, PromptError
 
-_POOLING_UNSPECIFIED, _POOLING_NONE = -1, 0
-_LARGEST_INPUT = 8192
-_STEP = 512
-"""Tokens that are read at once where a text may be read in pieces."""
-_SIZES = (512, 2048, _LARGEST_INPUT)
-"""Contexts to choose from, in tokens: what a text does not need is not held ready."""
-_MARGIN = 64 << 20
-"""Memory left for everything else, in bytes."""
+BESIDE = 16
+"""Tokens of a long text that are read between two steps of others: about the fewest of which each
+takes hardly longer than one of many does."""
+_AT_ONCE = 4
+"""Requests that take turns, from text to text. Each holds what it has so far, so that there are
+not more; those that come later wait."""
 
 
 class Embedder:
-    """Owns a context for embeddings. Belongs to a single thread.
+    """Owns the context for embeddings. All methods belong to the thread that it was made in."""
 
-    A model that says nothing of pooling generates text, and the mean of its states serves. They
-    are added up here, as the text is read in pieces: all at once would take memory that grows
-    with the square of its length. Models that pool by themselves need all of a text at once.
-    """
+    def __init__(
+        self,
+        model: Model,
+        threads: int,
+        reserved: int = 0,
+        apply: Callable[[Any, Mix], None] = lambda _context, _mix: None,
+    ) -> None:
+        """So many bytes of the memory that is free are `reserved` for others. `apply` lets a
+        context compute with other adapters."""
+        self._context = VectorContext(model, threads, reserved, apply)
+        self._inputs = Inputs(model, self._context.largest)
+        self._works: deque[_Work] = deque()
+        """The first is the one whose text is read."""
 
-    def __init__(self, model: Model, threads: int, reserved: int = 0) -> None:
-        """The context is made when the first text comes. So many bytes of what is free are
-        `reserved`: others will use them."""
-        self._model = model
-        self._reserved = reserved
-        self._threads = threads
-        self._largest = min(model.trained_context or _LARGEST_INPUT, _LARGEST_INPUT)
-        self._pools = model.stated_pooling() > _POOLING_NONE
-        self._width = int(library().llama_model_n_embd_out(model.handle))
-        self._handle: Any = None
-        self._size = 0
-        """Tokens of the context; 0 for none."""
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._works
 
-    def answer(self, job: Job) -> None:
-        """Send what an EmbedRequest or a RerankRequest asks for, or why that can't be had."""
-        request = job.request
+    def add(self, job: Job) -> None:
+        """Take an EmbedRequest or a RerankRequest in."""
+        work = _Work(job)
+        if work.complete:
+            job.send(work.outcome())
+        else:
+            self._works.append(work)
+
+    def step(self, *, beside: bool = False) -> None:
+        """Read one piece: a text, or a part of a long one where the model allows that, a small
+        one if others are answered `beside`."""
+        self._drop_abandoned()
+        if not self._works:
+            return
+        work = self._works[0]
         try:
-            if isinstance(request, EmbedRequest):
-                vectors = [
-                    self.embed(text, normalise=request.normalise)
-                    for text in request.texts
-                    if not job.cancelled
-                ]
-                job.send(Embeddings(tuple(v for v, _ in vectors), sum(n for _, n in vectors)))
-            elif isinstance(request, RerankRequest):
-                scores = [
-                    self.score(request.query, document)
-                    for document in request.documents
-                    if not job.cancelled
-                ]
-                job.send(Scores(tuple(s for s, _ in scores), sum(n for _, n in scores)))
-            self.rest()
+            if not self._context.reading:
+                self._context.begin(work.tokens_of_next(self._inputs), work.job.mix)
+            values = self._context.read(BESIDE if beside else PIECE)
         except PromptError as error:
-            job.send(Failed("prompt", error.message, error.hint))
+            self._end(work, Failed("prompt", error.message, error.hint))
+            return
         except EngineError as error:
-            job.send(Failed("unsupported", error.message, error.hint))
-
-    def embed(self, text: str, *, normalise: bool) -> tuple[tuple[float, ...], int]:
-        """The vector of `text` and how many tokens were read. Raises PromptError."""
-        vector, count = self._run(self._tokenise(text), self._width)
-        if normalise:
-            length = math.sqrt(math.fsum(value * value for value in vector)) or 1.0
-            vector = tuple(value / length for value in vector)
-        return vector, count
-
-    def score(self, query: str, document: str) -> tuple[float, int]:
-        """How well `document` answers `query`, and how many tokens were read."""
-        model, llama = self._model, library()
-        ends = [int(llama.llama_vocab_eos(model.vocabulary))]
-        separators = [int(llama.llama_vocab_sep(model.vocabulary))]
-        middle = [token for token in (*ends, *separators) if token >= 0]
-        last = [token for token in ends if token >= 0]
-        most = self._largest
-        tokens = [
-            *model.tokenize(query, special=False, add_bos=True, most=most),
-            *middle,
-            *model.tokenize(document, special=False, add_bos=False, most=most),
-            *last,
-        ]
-        vector, count = self._run(tokens, 1)
-        return vector[0], count
-
-    def rest(self) -> None:
-        """Release the context if memory is short."""
-        if read_hardware().memory_available < self._reserved + 2 * _MARGIN:
-            self.free()
+            self._end(work, Failed("unsupported", error.message, error.hint))
+            return
+        if values is None:
+            return
+        work.take(values)
+        if work.complete:
+            self._end(work, work.outcome())
+        else:
+            self._works.popleft()
+            self._works.insert(_AT_ONCE - 1, work)
 
     def free(self) -> None:
         """Release the context."""
-        if self._handle:
-            library().llama_free(self._handle)
-            self._handle = None
-            self._size = 0
+        self._context.free()
 
-    def _tokenise(self, text: str) -> list[int]:
-        tokens = self._model.tokenize(text, special=False, add_bos=True, most=self._largest)
-        if not tokens:
-            raise PromptError("there is nothing to embed in an empty text")
+    def _drop_abandoned(self) -> None:
+        now = time.monotonic()
+        for work in list(self._works):
+            if work.job.cancelled:
+                self._end(work, Finished("cancelled", Usage(work.tokens, 0, 0, 0.0, 0.0)))
+            elif now > work.job.deadline:
+                late = "took too long" if work.begun else "waited too long for its turn"
+                self._end(work, Failed("timeout", f"the request {late}"))
+
+    def _end(self, work: _Work, event: Event) -> None:
+        if work is self._works[0]:
+            self._context.leave()
+        self._works.remove(work)
+        work.job.send(event)
+        self._context.rest()
+
+
+class _Work:
+    """A request, and what is there of its answer."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.tokens = 0
+        """How many were read, those of the text that is being read included."""
+        self._results: list[array[float]] = []
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        request = self.job.request
+        if isinstance(request, EmbedRequest):
+            return request.texts
+        return request.documents if isinstance(request, RerankRequest) else ()
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was read for it."""
+        return self.tokens > 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to read."""
+        return len(self._results) == len(self._wanted)
+
+    def tokens_of_next(self, inputs: Inputs) -> list[int]:
+        """What is to be read next. Raises PromptError."""
+        request, text = self.job.request, self._wanted[len(self._results)]
+        if isinstance(request, RerankRequest):
+            tokens = inputs.pair(request.query, text)
+        else:
+            truncate = isinstance(request, EmbedRequest) and request.truncate
+            tokens = inputs.text(text, truncate=truncate)
+        self.tokens += len(tokens)
         return tokens
 
-    def _run(self, tokens: list[int], width: int) -> tuple[tuple[float, ...], int]:
-        """The pooled state of the tokens, `width` numbers, and how many tokens they are."""
-        llama = library()
-        if len(tokens) > self._largest:
-            raise PromptError(
-                f"the text has {len(tokens):,} tokens and at most {self._largest:,} can be "
-                "embedded",
-                "Split it",
-            )
-        self._make_room(len(tokens))
-        memory = llama.llama_get_memory(self._handle)
-        if memory:
-            llama.llama_memory_clear(memory, True)
-        if self._pools:
-            self._read(tokens, 0)
-            return self._states(llama.llama_get_embeddings_seq(self._handle, 0), width), len(tokens)
-        total = [0.0] * width
-        for start in range(0, len(tokens), _STEP):
-            piece = tokens[start : start + _STEP]
-            self._read(piece, start)
-            states = self._states(llama.llama_get_embeddings(self._handle), len(piece) * width)
-            for row in range(0, len(states), width):
-                total = list(map(operator.add, total, states[row : row + width]))
-        return tuple(value / len(tokens) for value in total), len(tokens)
+    def take(self, values: tuple[float, ...]) -> None:
+        """Keep what came of the text that was read."""
+        request = self.job.request
+        if isinstance(request, EmbedRequest) and request.normalise:
+            length = math.sqrt(math.fsum(value * value for value in values)) or 1.0
+            values = tuple(value / length for value in values)
+        # As tuples they would take four times the memory, for as long as the rest is read.
+        self._results.append(array("d", values))
 
-    def _read(self, tokens: list[int], position: int) -> None:
-        """Run the model over tokens that begin at `position`."""
-        llama = library()
-        batch = llama.llama_batch_init(len(tokens), 0, 1)
-        try:
-            for index, token in enumerate(tokens):
-                batch.token[index] = token
-                batch.pos[index] = position + index
-                batch.n_seq_id[index] = 1
-                batch.seq_id[index][0] = 0
-                batch.logits[index] = True
-            batch.n_tokens = len(tokens)
-            encodes = bool(llama.llama_model_has_encoder(self._model.handle))
-            run = llama.llama_encode if encodes else llama.llama_decode
-            code = int(run(self._handle, batch))
-        finally:
-            llama.llama_batch_free(batch)
-        if code != 0:
-            raise EngineError(f"llama.cpp failed to embed (code {code})")
-
-    def _states(self, values: Any, count: int) -> tuple[float, ...]:
-        if not values:
-            raise EngineError("llama.cpp gave no embedding")
-        return tuple((ctypes.c_float * count).from_address(ctypes.addressof(values.contents)))
-
-    def _make_room(self, tokens: int) -> None:
-        """Have a context that takes so many tokens. Raises EngineError when memory is short."""
-        if tokens <= self._size:
-            return
-        self.free()
-        size = min(self._largest, next(size for size in _SIZES if size >= tokens))
-        needed = self._memory_for(size)
-        available = max(0, read_hardware().memory_available - self._reserved)
-        if needed + _MARGIN > available:
-            raise EngineError(
-                f"a text of {tokens:,} tokens takes about {needed / 1e6:,.0f} MB of memory to "
-                f"embed, and {available / 1e6:,.0f} MB are free",
-                "Split it, or start with a smaller --context",
-            )
-        llama = library()
-        parameters = llama.llama_context_default_params()
-        parameters.n_ctx = size
-        parameters.n_batch = parameters.n_ubatch = size if self._pools else min(size, _STEP)
-        parameters.n_seq_max = 1
-        parameters.n_threads = parameters.n_threads_batch = self._threads
-        parameters.embeddings = True
-        parameters.no_perf = True
-        parameters.pooling_type = _POOLING_UNSPECIFIED if self._pools else _POOLING_NONE
-        recent_problems()
-        self._handle = llama.llama_init_from_model(self._model.handle, parameters)
-        if not self._handle:
-            reason = "; ".join(recent_problems()[-2:]) or "llama.cpp gave no reason"
-            raise EngineError(f"a context for embeddings can't be made: {reason}")
-        self._size = size
-
-    def _memory_for(self, size: int) -> int:
-        """Bytes that a context of `size` tokens takes when it works, about: its cache, and for
-        the tokens of a step what they see of each other, what follows each, and their states."""
-        llama, model = library(), self._model
-        step = size if self._pools else min(size, _STEP)
-        heads = int(llama.llama_model_n_head(model.handle))
-        numbers = size * heads + model.vocabulary_size + 24 * self._width
-        return size * model.state_bytes_per_token() + step * numbers * 4
+    def outcome(self) -> Embeddings | Scores:
+        """The answer."""
+        if isinstance(self.job.request, RerankRequest):
+            return Scores(tuple(values[0] for values in self._results), self.tokens)
+        return Embeddings(tuple(map(tuple, self._results)), self.tokens)

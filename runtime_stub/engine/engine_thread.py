@@ -16,6 +16,7 @@ from runtime_stub.engine.standing import CLOSED, Standing
 from runtime_stub.errors import EngineError, PackChangedError, SatchelError
 
 if TYPE_CHECKING:
+    from runtime_stub.engine.embedder import Embedder
     from runtime_stub.engine.measuring import Measuring
     from runtime_stub.engine.prompt_cache import PromptCache
     from runtime_stub.engine.prompt_files import PromptFolder
@@ -62,6 +63,8 @@ class EngineThread(threading.Thread):
         self._measuring: Measuring | None = None
         """Set while there is something to find out."""
         self._prompts: PromptCache | None = None
+        self._embedder: Embedder | None = None
+        """Of the model, from the first text to embed on."""
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
     def put(self, job: Job) -> None:
@@ -138,7 +141,7 @@ class EngineThread(threading.Thread):
 
     def _turn(self, scheduler: Scheduler | None) -> Scheduler | None:
         """Take in what has arrived (waiting if there is nothing else to do), then step."""
-        wait = scheduler is None or scheduler.idle
+        wait = (scheduler is None or scheduler.idle) and self._embedder_idle
         while wait or not self._jobs.empty():
             patience = self._prompts.patience if self._prompts is not None else None
             measuring = self._measuring if wait and patience is None else None
@@ -157,18 +160,26 @@ class EngineThread(threading.Thread):
                 return scheduler
             wait = False
             if not isinstance(job.request, Request):
-                self._loaded.embedder.answer(job)
+                self._embedder = self._loaded.embedder
+                self._embedder.add(job)
                 continue
             scheduler = self._scheduler_for(scheduler, job)
             if scheduler is not None:
                 scheduler.add(job)
             if self._prompts is not None:
                 self._prompts.note()
-        if scheduler is not None:
-            self._files.look()
+        self._files.look()
+        beside = scheduler is not None and not scheduler.idle
+        if scheduler is not None and beside:
             scheduler.step()
-            self._after_step()
+            self._after_step()  # what came of it does not wait for the embedder
+        if self._embedder is not None and not self._embedder.idle:
+            self._embedder.step(beside=beside)
         return scheduler
+
+    @property
+    def _embedder_idle(self) -> bool:
+        return self._embedder is None or self._embedder.idle
 
     def _measure(self, measuring: Measuring) -> None:
         settings = measuring.measure(self._loaded.model)

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from runtime_stub.engine.loaded import LoadedModel
     from runtime_stub.engine.prompt import PromptBuilder
 
+_NO_RANKS = Failed("unsupported", "this model does not rank documents", "Use a reranking model")
+_NO_VECTORS = Failed(
+    "unsupported",
+    "this model ranks documents and makes no vectors",
+    "Use an embedding model, or one that generates text",
+)
+
 
 class Intake(threading.Thread):
     """Gets requests ready one by one, while another thread generates."""
@@ -110,10 +117,9 @@ class Intake(threading.Thread):
             prompt = builder.prompt(request)
             job.tokens, job.reading, job.grammar = prompt.tokens, prompt.reading, prompt.grammar
             return False
-        elif isinstance(request, RerankRequest) and not loaded.model.can_rerank():
-            job.send(
-                Failed("unsupported", "this model does not rank documents", "Use a reranking model")
-            )
+        elif isinstance(request, RerankRequest) != loaded.model.can_rerank():
+            job.send(_NO_RANKS if isinstance(request, RerankRequest) else _NO_VECTORS)
         else:
+            job.mix = loaded.adapters.mix(request.adapters)
             return False
         return True

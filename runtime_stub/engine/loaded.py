@@ -73,7 +73,7 @@ class LoadedModel:
             context_reason=size.reason if size is not None else "as needed",
             threads=self.threads,
             cpu_variant=cpu_variant(),
-            embeddings=True,
+            embeddings=not self.model.can_rerank(),
             rerank=self.model.can_rerank(),
             vocabulary=self.model.vocabulary_size,
             template="",
@@ -109,7 +109,7 @@ class LoadedModel:
             # What the context of chats holds nothing in yet counts as free.
             tokens = self.context.size.tokens if self.context is not None else 0
             reserved = tokens * self.model.state_bytes_per_token(self._settings.kv)
-            self._embedder = Embedder(self.model, self._threads, reserved)
+            self._embedder = Embedder(self.model, self._threads, reserved, self.adapters.apply)
         return self._embedder
 
     def adopt(self, settings: EngineSettings) -> None:

@@ -99,6 +99,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repeat_last_n: int = 64
+    """How many tokens the penalties look back; -1 is the whole context."""
     seed: int | None = None
     """None chooses a fresh one; choice n of several adds n to it."""
     typical_p: float = 1.0
@@ -161,6 +162,10 @@ class EmbedRequest:
 
     texts: tuple[str, ...]
     normalise: bool = True
+    truncate: bool = False
+    """Whether of a text that is too long the beginning is read; if not, that is refused."""
+    adapters: tuple[tuple[str, float | None], ...] | None = None
+    """As in Request."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,8 @@ class RerankRequest:
 
     query: str
     documents: tuple[str, ...]
+    adapters: tuple[tuple[str, float | None], ...] | None = None
+    """As in Request."""
 
 
 @dataclass(frozen=True)

@@ -157,9 +157,10 @@ class Model:
         values = self.metadata(f"{architecture}.attention.value_length")
         return int(keys) if keys.isdigit() else usual, int(values) if values.isdigit() else usual
 
-    def stated_pooling(self) -> int:
-        """llama.cpp's number for how the model says its states are pooled; -1 if it does not."""
-        text = self.metadata(f"{self.metadata('general.architecture')}.pooling_type")
+    def stated_pooling(self, of: str = "") -> int:
+        """llama.cpp's number for how the model says its states are pooled, or those `of`
+        "classifier."; -1 if it does not."""
+        text = self.metadata(f"{self.metadata('general.architecture')}.{of}pooling_type")
         return int(text) if text.isdigit() else -1
 
     def can_rerank(self) -> bool:
