@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from engine_fixtures import eventually
 
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.messages import (
     FIT_REQUEST,
     AdapterSource,
+    Embeddings,
+    EmbedRequest,
     EngineSettings,
     Event,
     Failed,
@@ -164,6 +167,47 @@ def test_always(files: Path, expected: dict[str, str]) -> None:
                 if isinstance(event, Text):
                     texts[event.choice] += event.text
             assert texts == [expected["red"][:8]] * 3
+
+
+def vector(engine: Engine, chosen: Sequence[tuple[str, float | None]] | None) -> tuple[float, ...]:
+    adapters = None if chosen is None else tuple(chosen)
+    (event,) = engine.answer(EmbedRequest((PROMPT,), adapters=adapters))
+    assert isinstance(event, Embeddings), event
+    return event.vectors[0]
+
+
+def test_vectors(files: Path, adapters: tuple[AdapterSource, ...], engine: Engine) -> None:
+    """Each mix makes others, whatever was computed before and is answered meanwhile."""
+    expected = {}
+    for name, mix in MIXES.items():
+        with running(files, *adapters) as fresh:
+            expected[name] = vector(fresh, mix)
+    assert len(set(expected.values())) == len(MIXES)
+    assert asked(engine, request(MIXES["red"]))
+    for name in [*MIXES, *reversed(MIXES)]:
+        assert vector(engine, MIXES[name]) == expected[name], name
+    assert vector(engine, None) == expected["none"]
+    requests = {name: EmbedRequest((PROMPT,) * 5, adapters=mix) for name, mix in MIXES.items()}
+    answers: dict[str, list[Event]] = {name: [] for name in MIXES}
+    for name, wanted in requests.items():
+        engine.submit(wanted, answers[name].append)
+    assert eventually(lambda: all(answers.values()))
+    for name, (event,) in answers.items():
+        assert isinstance(event, Embeddings)
+        assert event.vectors == (expected[name],) * 5, name
+
+
+def test_vectors_with_what_always_works(files: Path) -> None:
+    with ExitStack() as stack:
+        red = AdapterSource("red", opened(stack, files / "red.gguf"), always=True)
+        with running(files, red) as engine:
+            assert vector(engine, None) == vector(engine, MIXES["red"]) != vector(engine, ())
+
+
+def test_unknown_to_vectors(engine: Engine) -> None:
+    (event,) = engine.answer(EmbedRequest(("a",), adapters=(("green", 1.0),)))
+    assert isinstance(event, Failed)
+    assert event.message == "there is no adapter 'green'; known: red, blue"
 
 
 def test_unknown(engine: Engine) -> None:

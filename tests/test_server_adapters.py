@@ -8,7 +8,17 @@ import pytest
 from engine_fixtures import NO_USAGE, ScriptedEngine
 from face_fixtures import scripted, send_to, state_with_adapters
 
-from runtime_stub.engine.messages import Event, Finished, PromptRead, Request, Text
+from runtime_stub.engine.messages import (
+    Embeddings,
+    EmbedRequest,
+    Event,
+    Finished,
+    PromptRead,
+    Request,
+    RerankRequest,
+    Scores,
+    Text,
+)
 
 HELLO: list[Event | float] = [PromptRead(1, 0), Text("Hi"), Finished("stop", NO_USAGE)]
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -43,6 +53,31 @@ def test_by_the_name_of_the_model(
     path: str, body: dict[str, Any], model: str, adapters: object
 ) -> None:
     assert chosen(path, {**body, "model": model}) == adapters
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": "Hi"}),
+        ("/v1/rerank", {"query": "Hi", "documents": ["Ho"]}),
+        ("/api/embed", {"input": "Hi"}),
+        ("/api/embeddings", {"prompt": "Hi"}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("model", "adapters"),
+    [("pack", None), ("pack:base", ()), ("pack:red", (("red", None),))],
+)
+def test_vectors_and_scores_by_the_name_of_the_model(
+    path: str, body: dict[str, Any], model: str, adapters: object
+) -> None:
+    engine = scripted([Scores((1.0,), 1) if "rerank" in path else Embeddings(((1.0,),), 1)])
+    state = state_with_adapters(engine)
+    response = send_to(state, "POST", path, json={**body, "model": model})
+    assert response.status_code == 200, response.text
+    (request,) = engine.requests
+    assert isinstance(request, (EmbedRequest, RerankRequest))
+    assert request.adapters == adapters
 
 
 @pytest.mark.parametrize(("path", "body"), FACES[:2], ids=["chat", "completions"])

@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from runtime_stub.engine.interface import AnyTicket, Sink
-from runtime_stub.engine.messages import AnyRequest, EngineSettings, Request
+from runtime_stub.engine.messages import (
+    AnyRequest,
+    EmbedRequest,
+    EngineSettings,
+    Request,
+    RerankRequest,
+)
 from runtime_stub.engine.remote import RemoteEngine
 from runtime_stub.engine.residence import Residence, Stay
 from runtime_stub.engine.worker import Begun, StartProcess
@@ -91,6 +97,6 @@ class Adapted(EngineAround):
 
     def submit(self, request: AnyRequest, sink: Sink) -> AnyTicket:
         """Queue a request."""
-        if isinstance(request, Request) and request.adapters is None:
+        if isinstance(request, (Request, EmbedRequest, RerankRequest)) and request.adapters is None:
             request = replace(request, adapters=self._adapters)
         return super().submit(request, sink)
