@@ -356,12 +356,22 @@ def test_loading_what_has_failed() -> None:
     assert (response.status_code, error_of(response)) == (503, "no memory")
 
 
+def test_loading_that_takes_too_long() -> None:
+    engine = ScriptedEngine(status=Status("loading"))
+    state = dataclasses.replace(state_of(engine), timeout=0.1)
+    body = {"model": "pack", "keep_alive": 60}
+    response = send_to(state, "POST", "/api/generate", json=body)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "2")
+    assert "in time" in error_of(response)
+    assert engine.told == [60.0, "load"]
+
+
 # Vectors.
 
 
 def test_embed() -> None:
     engine = scripted([Embeddings(((0.6, 0.8), (1.0, 0.0)), 5)])
-    body = {"model": "pack", "input": ["a", "b"], "truncate": True}
+    body = {"model": "pack", "input": ["a", "b"]}
     document = send(engine, "POST", "/api/embed", json=body).json()
     assert document["embeddings"] == [[0.6, 0.8], [1.0, 0.0]]
     assert document["prompt_eval_count"] == 5
@@ -377,9 +387,20 @@ def test_embed_with_fewer_dimensions() -> None:
     assert document["embeddings"] == [[1.0, 0.0]]
 
 
-def test_embed_nothing() -> None:
-    body = {"model": "pack", "input": []}
-    assert send(scripted(), "POST", "/api/embed", json=body).json()["embeddings"] == []
+@pytest.mark.parametrize(
+    ("fields", "truncates"), [({}, True), ({"truncate": True}, True), ({"truncate": False}, False)]
+)
+def test_embed_cuts_what_is_too_long(fields: dict[str, bool], *, truncates: bool) -> None:
+    """Unless that is not wanted."""
+    engine = scripted([Embeddings(((0.6, 0.8),), 5)])
+    send(engine, "POST", "/api/embed", json={"model": "pack", "input": "a", **fields})
+    assert engine.requests == [EmbedRequest(("a",), truncate=truncates)]
+
+
+@pytest.mark.parametrize("fields", [{"input": []}, {"input": ""}, {"input": None}, {}])
+def test_embed_nothing(fields: dict[str, Any]) -> None:
+    response = send(scripted(), "POST", "/api/embed", json={"model": "pack", **fields})
+    assert (response.status_code, response.json()["embeddings"]) == (200, [])
 
 
 def test_embeddings() -> None:

@@ -77,7 +77,9 @@ def embed_request(body: EmbedBody) -> EmbedRequest:
     """Texts to turn into vectors."""
     if body.dimensions is not None and body.dimensions < 1:
         raise _wrong("dimensions", "must be at least 1")
-    return EmbedRequest((body.input,) if isinstance(body.input, str) else tuple(body.input))
+    given = body.input or ()
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    return EmbedRequest(texts, truncate=body.truncate is not False)
 
 
 def keep_alive(value: float | str) -> float | None:

@@ -135,9 +135,11 @@ class EmbedBody(msgspec.Struct):
     """The body of POST /api/embed."""
 
     model: str
-    input: str | list[str]
+    input: str | list[str] | None = None
+    """A text, or several. For none, and for an empty one, there are no vectors."""
     truncate: bool | None = None
-    """Accepted; a text that does not fit is an error."""
+    """Whether of a text that is too long the beginning is read, as is done unless this says no;
+    then it is an error."""
     dimensions: int | None = None
     options: Options | None = None
     keep_alive: float | str | None = None
