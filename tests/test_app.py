@@ -326,6 +326,22 @@ def test_gone_while_the_prompt_is_read(stream: bool, version: str) -> None:
     asyncio.run(play())
 
 
+def test_gone_while_the_model_is_loaded() -> None:
+    """In Ollama's interface, where a request may ask for nothing else."""
+
+    async def play() -> None:
+        engine = ScriptedEngine(status=Status("loading"))
+        client = Client(engine, model="pack", messages=[])
+        client.scope["path"] = "/api/chat"
+        task = asyncio.create_task(client.run())
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        client.gone.set()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(play())
+
+
 @pytest.mark.parametrize("version", ["2.3", "2.4"])
 def test_gone_during_the_answer(version: str) -> None:
     """Also when events come without a pause."""

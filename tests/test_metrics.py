@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from engine_fixtures import ScriptedEngine
-from face_fixtures import FACTS, USAGE, scripted, state_of
+from face_fixtures import FACTS, USAGE, scripted, state_of, state_with_adapters
 from starlette.types import ASGIApp
 
 from runtime_stub.engine.messages import (
@@ -133,6 +133,28 @@ def test_requests_under_way() -> None:
         {"id": 1, "model": "pack", "is_processing": True},
     ]
     assert not any(slot["is_processing"] for slot in free)
+
+
+def test_slots_of_an_engine_that_answers_for_several_models() -> None:
+    async def watch() -> Any:
+        engine = scripted([Begun((1,)), PromptRead(1, 0)])
+        app = make_app(dataclasses.replace(state_with_adapters(engine), parallel=2))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            body = {**CHAT[2], "model": "pack:red"}
+            task = asyncio.create_task(client.post(CHAT[1], json=body))
+            while not engine.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            slots = (await client.get("/slots")).json()
+            engine.tickets[0].cancel()
+            await task
+            return slots
+
+    assert asyncio.run(watch()) == [
+        {"id": 0, "model": "pack", "is_processing": False},
+        {"id": 1, "model": "pack", "is_processing": True},
+    ]
 
 
 def test_histogram() -> None:

@@ -531,8 +531,18 @@ def test_tokenize() -> None:
     body = {"messages": HELLO, "tools": [WEATHER], "chat_template_kwargs": {"custom": 1}}
     assert send(engine, "POST", "/tokenize", json=body).json() == {"tokens": [3]}
     assert engine.requests[1] == TokenizeRequest(
-        messages=tuple(HELLO), tools=(TOLD,), template_arguments={"custom": 1}
+        messages=({"role": "system", "content": "Be brief."}, *HELLO),
+        tools=(TOLD,),
+        template_arguments={"custom": 1},
     )
+
+
+def test_a_chat_has_the_same_messages_when_it_is_tokenized() -> None:
+    own = [{"role": "system", "content": "Mine."}, *HELLO]
+    for messages in (HELLO, own):
+        engine = scripted([Tokens((1,))])
+        send(engine, "POST", "/tokenize", json={"messages": messages})
+        assert engine.requests[0].messages == asked(messages=messages).messages
 
 
 @pytest.mark.parametrize("body", [{}, {"content": "x", "messages": HELLO}, {"content": 1}])

@@ -181,6 +181,7 @@ def serve(
         State(
             tuple(models.served(engines)),
             options["parallel"],
+            options["timeout"],
             page=Page(
                 session.launch.runtime / WEB_FOLDER, session.recipe.name, session.recipe.face
             ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 
 from runtime_stub.engine.interface import AnyTicket, Sink
-from runtime_stub.engine.messages import AnyRequest, Embeddings, EmbedRequest, Request
+from runtime_stub.engine.messages import AnyRequest, Embeddings, EmbedRequest, Failed, Request
 from runtime_stub.server.bridge import Events, Stream, ask
 from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.grammars import json_grammar, schema_grammar
@@ -43,7 +44,14 @@ from runtime_stub.server.ollama_types import (
     Tags,
     Version,
 )
-from runtime_stub.server.replies import Handler, Problem, json, read
+from runtime_stub.server.replies import (
+    ClientGoneError,
+    Handler,
+    Problem,
+    json,
+    problem_of,
+    read,
+)
 from runtime_stub.server.state import Engine, EngineAround, Served, State
 
 API_VERSION = "0.12.11"
@@ -126,7 +134,7 @@ class _Handlers:
         served = self._kept(body)
         replies = Replies(body.model, chat=True, thinking=body.think is not False)
         if not body.messages:
-            return await _loaded(served, body, replies)
+            return await self._loaded(http, served, body, replies)
         request = chat_request(body, served.defaults, await _grammar(body.format))
         return await _answer(http, served, request, replies, stream=body.stream is not False)
 
@@ -135,7 +143,7 @@ class _Handlers:
         served = self._kept(body)
         replies = Replies(body.model, chat=False, thinking=body.think is not False)
         if not body.prompt:
-            return await _loaded(served, body, replies)
+            return await self._loaded(http, served, body, replies)
         request = generate_request(body, served.defaults, await _grammar(body.format))
         return await _answer(http, served, request, replies, stream=body.stream is not False)
 
@@ -192,6 +200,31 @@ class _Handlers:
             return served
         return dataclasses.replace(served, engine=_Kept(served.engine, keep_alive(body.keep_alive)))
 
+    async def _loaded(
+        self,
+        http: HttpRequest,
+        served: Served,
+        body: ChatRequest | GenerateRequest,
+        replies: Replies,
+    ) -> Response:
+        """For a request without a prompt: the model is loaded, or unloaded when it shall not be
+        kept."""
+        engine = served.engine
+        if body.keep_alive is not None and keep_alive(body.keep_alive) == 0:
+            engine.unload()
+            return json(replies.loaded("unload"))
+        engine.load()
+        until = time.monotonic() + (self._state.timeout or math.inf)
+        while engine.status.state == "loading":
+            if time.monotonic() > until:
+                raise problem_of(Failed("timeout", "the model was not loaded in time", "Ask later"))
+            if await http.is_disconnected():
+                raise ClientGoneError
+            await asyncio.sleep(LOOK_SECONDS)
+        if engine.status.state != "ready":
+            raise Problem(503, engine.status.message or "the model is not loaded")
+        return json(replies.loaded("load"))
+
     def _model(self, name: str) -> Served:
         try:
             return self._state.resolve(name)
@@ -229,23 +262,6 @@ async def _answer(
             first = await events.next(http)
             return Stream(events, first, replies, NDJSON)
         return json(replies.whole(await events.answer(http)))
-
-
-async def _loaded(
-    served: Served, body: ChatRequest | GenerateRequest, replies: Replies
-) -> Response:
-    """For a request without a prompt: the model is loaded, or unloaded when it shall not be
-    kept."""
-    engine = served.engine
-    if body.keep_alive is not None and keep_alive(body.keep_alive) == 0:
-        engine.unload()
-        return json(replies.loaded("unload"))
-    engine.load()
-    while engine.status.state == "loading":
-        await asyncio.sleep(LOOK_SECONDS)
-    if engine.status.state != "ready":
-        raise Problem(503, engine.status.message or "the model is not loaded")
-    return json(replies.loaded("load"))
 
 
 async def _grammar(wanted: str | dict[str, Any] | None) -> str | None:

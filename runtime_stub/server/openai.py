@@ -36,6 +36,7 @@ from runtime_stub.server.openai_requests import (
     message_of,
     template_arguments,
     tools_of,
+    with_system,
 )
 from runtime_stub.server.openai_types import (
     ChatCompletion,
@@ -84,7 +85,8 @@ class TokenizeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     add_special: bool = False
     """Add the tokens that start a prompt."""
     messages: list[Message] | None = None
-    """A chat, as the chat template renders it (not in llama-server)."""
+    """A chat, as it would be answered: behind the pack's system prompt, unless it brings one, and
+    in the chat template (not in llama-server)."""
     tools: list[Tool] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -225,17 +227,22 @@ class _Handlers:
         asked = await read(http, TokenizeBody)
         if (asked.content is None) == (asked.messages is None):
             raise Problem(400, "content or messages must be given, not both", "content")
+        model = self._state.resolve(asked.model)
+        messages: tuple[dict[str, Any], ...] = ()
+        if asked.messages is not None:
+            plain = [message_of(message) for message in asked.messages]
+            messages = with_system(plain, model.defaults.system)
         request = TokenizeRequest(
             text=asked.content,
-            messages=tuple(message_of(message) for message in asked.messages or ()),
+            messages=messages,
             tools=tools_of([tool.function for tool in asked.tools or ()]),
             add_special=asked.add_special,
             template_arguments=template_arguments(
                 asked.reasoning_effort, asked.chat_template_kwargs
             ),
         )
-        engine = self._state.resolve(asked.model).engine
-        return json(TokenList(list((await ask(engine, request, Tokens, http)).tokens)))
+        found = await ask(model.engine, request, Tokens, http)
+        return json(TokenList(list(found.tokens)))
 
     async def detokenize(self, http: HttpRequest) -> Response:
         asked = await read(http, DetokenizeBody)

@@ -85,6 +85,13 @@ class EngineAround:
         self._engine.unload_after(seconds)
 
 
+def behind(engine: Engine) -> Engine:
+    """The engine that does the work, behind those around it."""
+    while isinstance(engine, EngineAround):
+        engine = engine._engine  # noqa: SLF001  (of this module)
+    return engine
+
+
 @dataclass(frozen=True)
 class Defaults:
     """What the pack says where a client says nothing."""
@@ -136,6 +143,8 @@ class State:
     """At least one; the first is the default. A model with an adapter is one of its own."""
     parallel: int = 1
     """How many requests are worked on at once."""
+    timeout: float = 600.0
+    """Seconds that a request may take; 0 for no limit."""
     tally: Tally = field(default_factory=Tally)
     page: Page | None = None
     """What a browser is shown."""

@@ -17,7 +17,7 @@ from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.openai_errors import ErrorReply, error_reply
 from runtime_stub.server.page import START
 from runtime_stub.server.replies import json
-from runtime_stub.server.state import State
+from runtime_stub.server.state import State, behind
 
 _FRONT = """{name} is running.
 
@@ -83,6 +83,7 @@ class Slot(msgspec.Struct):
 
     id: int
     model: str
+    """The first of those that one engine answers for, with adapters and with other prompts."""
     is_processing: bool
 
 
@@ -175,10 +176,13 @@ class _Handlers:
     async def slots(self, _http: HttpRequest) -> Response:
         with self._state.tally.lock:
             used = set(self._state.tally.slots)
+        names: dict[int, list[str]] = {}
+        for model in self._state.models:
+            names.setdefault(id(behind(model.engine)), []).append(model.name)
         return json(
             [
-                Slot(number, model.name, (model.name, number) in used)
-                for model in self._state.models
+                Slot(number, sharing[0], any((name, number) in used for name in sharing))
+                for sharing in names.values()
                 for number in range(self._state.parallel)
             ]
         )
