@@ -366,16 +366,6 @@ def test_loading_that_takes_too_long() -> None:
     assert engine.told == [60.0, "load"]
 
 
-def test_loading_that_takes_too_long() -> None:
-    engine = ScriptedEngine(status=Status("loading"))
-    state = dataclasses.replace(state_of(engine), timeout=0.1)
-    body = {"model": "pack", "keep_alive": 60}
-    response = send_to(state, "POST", "/api/generate", json=body)
-    assert (response.status_code, response.headers["retry-after"]) == (503, "2")
-    assert "in time" in error_of(response)
-    assert engine.told == [60.0, "load"]
-
-
 # Vectors.
 
 
