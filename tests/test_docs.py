@@ -14,6 +14,7 @@ from runtime_stub.chat.commands import COMMANDS
 from runtime_stub.chat.conversation import NEARLY_FULL
 from runtime_stub.errors import EXIT_CODES
 from runtime_stub.recipe import ADAPTER, EXAMPLE, FILE, MODEL, PACKING, TABLES, TOP
+from runtime_stub.server.serve import SHUTDOWN_SECONDS
 from runtime_stub.settings import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +70,11 @@ def test_numbers() -> None:
     assert f"at most {archive.MAX_FILES:,}" in text
     assert f"at most {archive.MAX_PATH:,} bytes" in text
     assert f"`{archive.INDEX_FILE}`" in text
+
+
+def test_how_long_a_server_waits_for_answers() -> None:
+    text = (ROOT / "docs/server.md").read_text(encoding="utf-8")
+    assert f"have {SHUTDOWN_SECONDS} seconds to end" in text
 
 
 def test_exit_codes() -> None:
