@@ -64,6 +64,15 @@ def test_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     assert response.json()["error"]["param"] == param
 
 
+@pytest.mark.parametrize("given", [[1, 2], [[1, 2], [3]], ["a", 1]])
+def test_whoever_sends_tokens_is_told_what_to_do(given: object) -> None:
+    response = send(scripted(), "POST", "/v1/embeddings", json={"input": given})
+    message = response.json()["error"]["message"]
+    assert message.startswith("input: ")
+    assert "send texts" in message
+    assert "check_embedding_ctx_length=False" in message
+
+
 def test_model_without_embeddings() -> None:
     engine = scripted([Failed("unsupported", "this model makes no embeddings")])
     response = send(engine, "POST", "/v1/embeddings", json={"input": "a"})

@@ -92,7 +92,12 @@ def embed_request(asked: EmbeddingsRequest) -> EmbedRequest:
     given = [asked.input] if isinstance(asked.input, str) else asked.input
     texts = tuple(text for text in given if isinstance(text, str))
     if len(texts) != len(given):
-        raise Problem(400, "input: tokens are not supported; send texts", "input")
+        raise Problem(
+            400,
+            "input: token numbers are not supported, as clients count them in another vocabulary; "
+            "send texts (LangChain's OpenAIEmbeddings does with check_embedding_ctx_length=False)",
+            "input",
+        )
     if not 1 <= len(texts) <= MAX_INPUTS or not all(texts):
         raise Problem(400, f"input: from 1 to {MAX_INPUTS} texts, none of them empty", "input")
     return EmbedRequest(texts)
