@@ -14,6 +14,7 @@ from runtime_stub.confinement.cli import enter
 # What both processes need is imported before they part.
 from runtime_stub.engine.wire import Connection, Start
 from runtime_stub.errors import EngineError
+from runtime_stub.server.threads import take_short_turns
 from runtime_stub.session import Session
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def answer_parent(session: Session, end: socket.socket, start: Start | None = No
 
     Threads may still be at work in native code then: nothing must be torn down under them.
     """
+    take_short_turns()
     # What every model needs, while it is not known yet which is wanted, and how.
     with contextlib.suppress(EngineError):
         from runtime_stub.engine.library import library

@@ -17,6 +17,7 @@ from uvicorn.server import Server
 
 from runtime_stub.server import connection
 from runtime_stub.server.connection import MAX_HEAD, MOST, Connection, Room
+from runtime_stub.server.threads import take_short_turns
 
 SHUTDOWN_SECONDS = 30
 """How long running answers may go on after the server was asked to stop."""
@@ -51,6 +52,7 @@ def run(
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    take_short_turns()
     server = _Server(config, room, on_ready, on_stopping, is_over)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
