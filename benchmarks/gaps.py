@@ -6,9 +6,11 @@ For each repetition: the gaps between tokens of a stream that is alone, those of
 from the moment at which the prompt is sent until its answer begins, and those of the stream alone
 again. Answers become slower as they grow longer: what is usual for a gap meanwhile lies between the
 medians of both times alone, as far from each as the gap itself. Without guesses, so that each token
-comes by itself. Gaps are what a client sees; what the clients themselves take long for is done before.
-The machine's own noise shows in the longest gaps of
-the stream alone; with fewer threads than processors, client and server are not in the engine's way.
+comes by itself.
+
+Gaps are what a client sees; what the clients themselves take long for is done before. The machine's
+own noise shows in the longest gaps of the stream alone; with fewer threads than processors, client
+and server are not in the engine's way.
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from pathlib import Path
 
 import httpx
 
-ALONE = 150
+ALONE = 400
 """Tokens of the stream before the prompt is sent, and after its answer."""
 SETTLE = 15
 """The first of them, which are not measured."""
+LONG = 3.0
+"""Gaps that are longer are counted."""
 CHAT = "/v1/chat/completions"
 
 
@@ -43,11 +47,14 @@ class Gaps:
     percentile_95: float
     percentile_99: float
     worst: float
+    long: int
+    """How many are longer than LONG."""
 
     @classmethod
     def of(cls, times: Sequence[float]) -> Gaps:
         most, nearly_all = percentile(times, 0.95), percentile(times, 0.99)
-        return cls(statistics.median(times), most, nearly_all, max(times))
+        long = sum(time > LONG for time in times)
+        return cls(statistics.median(times), most, nearly_all, max(times), long)
 
 
 @dataclass(frozen=True)
@@ -174,16 +181,16 @@ def percentile(values: Sequence[float], part: float) -> float:
 
 
 def show(found: Sequence[Repetition]) -> None:
-    print("a usual gap   alone, in usual gaps     read   tokens   meanwhile, in usual gaps")
-    print("before after  95 %  99 %  worst          in            median  95 %  99 %  worst")
+    print("a usual gap   alone, in usual gaps    read   tokens  meanwhile, in usual gaps")
+    print("before after  95 %  99 %  worst  >3   in             median  95 %  99 %  worst  >3")
     for one in found:
         alone, meanwhile = one.alone, one.meanwhile
         print(
             f"{one.usual_before * 1000:4.1f} {one.usual_after * 1000:4.1f} ms"
-            f"{alone.percentile_95:7.2f}{alone.percentile_99:6.2f}{alone.worst:7.2f}"
-            f"{one.reading:10.1f} s{one.tokens:7}"
-            f"{meanwhile.median:10.2f}{meanwhile.percentile_95:6.2f}"
-            f"{meanwhile.percentile_99:6.2f}{meanwhile.worst:7.2f}"
+            f"{alone.percentile_95:7.2f}{alone.percentile_99:6.2f}{alone.worst:7.2f}{alone.long:4}"
+            f"{one.reading:7.1f} s{one.tokens:6}"
+            f"{meanwhile.median:9.2f}{meanwhile.percentile_95:6.2f}"
+            f"{meanwhile.percentile_99:6.2f}{meanwhile.worst:7.2f}{meanwhile.long:4}"
         )
 
 
