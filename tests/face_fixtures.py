@@ -51,12 +51,12 @@ def scripted(*scripts: list[Event | float]) -> ScriptedEngine:
 
 
 def state_of(engine: ScriptedEngine) -> State:
-    """`engine`, served as "pack", which has a system prompt and a limit."""
+    """`engine`, served as "pack", which has a system prompt and a limit; four at once."""
     defaults = Defaults(Sampling(temperature=0.25, seed=7), system="Be brief.", max_tokens=100)
     served = Served(
         "pack", engine, defaults, created=5, size=800, sha256="ab" * 32, details=DETAILS
     )
-    return State((served,))
+    return State((served,), parallel=4)
 
 
 def state_with_adapters(engine: ScriptedEngine) -> State:

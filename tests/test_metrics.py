@@ -167,7 +167,7 @@ def test_histogram() -> None:
 def test_props() -> None:
     (response,) = play(make_app(state_of(scripted())), ("GET", "/props", None))
     document = response.json()
-    assert (document["model_alias"], document["total_slots"]) == ("pack", 1)
+    assert (document["model_alias"], document["total_slots"]) == ("pack", 4)
     settings = document["default_generation_settings"]
     assert (settings["n_ctx"], settings["params"]["temperature"]) == (FACTS.context, 0.25)
     assert document["modalities"] == {"vision": False, "audio": False}

@@ -157,8 +157,14 @@ class _Bell:
 class Events:
     """The events of one request, or of several that are answered as one (see `joined`)."""
 
-    def __init__(self, engine: Engine, *requests: AnyRequest) -> None:
-        """Submit them."""
+    def __init__(
+        self,
+        engine: Engine,
+        *requests: AnyRequest,
+        at_once: int | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Submit them, of several answers `at_once` so many, and all within `seconds`."""
         loop = asyncio.get_running_loop()
         self.bell = _Bell(loop)
         """Rung when an event has arrived that nobody takes."""
@@ -167,7 +173,8 @@ class Events:
         self.abandon: Callable[[], None] = lambda: None
         """Stop generating."""
         post = _posts.get(loop) or _posts.setdefault(loop, _Post(loop))
-        self.abandon = submit_all(engine, requests, functools.partial(post.send, self))
+        sink = functools.partial(post.send, self)
+        self.abandon = submit_all(engine, requests, sink, at_once, seconds)
 
     def __enter__(self) -> Events:
         return self

@@ -179,7 +179,7 @@ class _Handlers:
         model = self._state.resolve(asked.model)
         request = await chat_request(asked, model)
         head = _head("chatcmpl-", model)
-        with Events(model.engine, request) as events:
+        with self._events(model, request) as events:
             if asked.stream:
                 first = await events.next(http)
                 usage = _wants_usage(asked.stream_options)
@@ -196,7 +196,7 @@ class _Handlers:
         else:
             echoes = [""] * sum(request.choices for request in requests)
         head = _head("cmpl-", model)
-        with Events(model.engine, *requests) as events:
+        with self._events(model, *requests) as events:
             if asked.stream:
                 first = await events.next(http)
                 usage = _wants_usage(asked.stream_options)
@@ -251,6 +251,11 @@ class _Handlers:
         engine = self._state.resolve(asked.model).engine
         request = DetokenizeRequest(tuple(asked.tokens))
         return json(Content((await ask(engine, request, Detokenized, http)).text))
+
+    def _events(self, model: Served, *requests: Request) -> Events:
+        """Those of one answer: there may be more choices than are worked on at once."""
+        parallel, timeout = self._state.parallel, self._state.timeout
+        return Events(model.engine, *requests, at_once=parallel, seconds=timeout)
 
 
 def _head(prefix: str, model: Served) -> Head:
