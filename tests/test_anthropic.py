@@ -22,7 +22,7 @@ from runtime_stub.engine.messages import (
     Tokens,
     ToolCall,
 )
-from runtime_stub.server import bridge
+from runtime_stub.server import bridge, streaming
 
 HELLO: list[Event | float] = [PromptRead(10, 4), Text("Hel"), Text("lo"), Finished("stop", USAGE)]
 THOUGHT: list[Event | float] = [
@@ -246,14 +246,26 @@ def test_failure_in_the_middle() -> None:
 
 
 def test_idle_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.02)
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.02)
     events: list[Event | float] = [PromptRead(1, 0), 0.1, *HELLO[1:]]
     _start, *pings = events_of(message(scripted(events), stream=True))[:3]
     assert pings == [{"type": "ping"}, {"type": "ping"}]
 
 
+def test_a_stream_begins_before_there_is_anything_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sign of life alone: how long the prompt is is told when that is known."""
+    monkeypatch.setattr(bridge, "BEGIN_SECONDS", 0.05)
+    monkeypatch.setattr(bridge, "LOOK_SECONDS", 0.02)
+    ping, start, *_ = events_of(message(scripted([0.3, *HELLO]), stream=True))
+    assert ping == {"type": "ping"}
+    assert start["message"]["usage"]["cache_read_input_tokens"] == 4
+    response = message(scripted([0.3, Failed("timeout", "It failed")]), stream=True)
+    assert response.status_code == 200
+    assert events_of(response)[-1]["error"] == {"type": "timeout_error", "message": "It failed"}
+
+
 def test_hidden_thinking_keeps_the_stream_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.05)
     thoughts: list[Event | float] = [Reasoning("m"), 0.02]
     engine = scripted([PromptRead(10, 4), *thoughts * 15, *THOUGHT[2:]])
     documents = events_of(message(engine, stream=True))
@@ -505,6 +517,25 @@ def test_every_kind_of_thinking_that_the_client_knows() -> None:
     assert len(kinds) >= 3
     for kind in kinds:
         asked(thinking={"type": kind, "budget_tokens": 1024})
+
+
+def test_client_library_waits_for_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    anthropic = pytest.importorskip("anthropic", reason="the anthropic client is not installed")
+    monkeypatch.setattr(bridge, "BEGIN_SECONDS", 0.05)
+    monkeypatch.setattr(bridge, "LOOK_SECONDS", 0.02)
+    common: dict[str, Any] = {"model": "pack", "max_tokens": 50, "messages": [USER]}
+    engine = scripted([0.3, *HELLO], [0.3, Failed("engine", "It failed")])
+    with (
+        serving(engine) as url,
+        anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as client,
+    ):
+        with client.messages.stream(**common) as stream:
+            assert "".join(stream.text_stream) == "Hello"
+        with (
+            pytest.raises(anthropic.APIStatusError, match="It failed"),
+            client.messages.stream(**common) as stream,
+        ):
+            stream.get_final_message()
 
 
 def test_client_library() -> None:

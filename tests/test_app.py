@@ -19,7 +19,7 @@ from runtime_stub.engine.messages import (
     Status,
     Text,
 )
-from runtime_stub.server import bridge, openai, replies
+from runtime_stub.server import bridge, openai, replies, streaming
 from runtime_stub.server.app import make_app
 
 END: list[Event | float] = [ChoiceEnd("stop"), Finished("stop", USAGE)]
@@ -92,8 +92,43 @@ def test_usage_in_the_stream() -> None:
     assert done == "[DONE]"
 
 
+def test_a_stream_begins_before_there_is_anything_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies give up on a server that says nothing while a prompt waits or is read."""
+    monkeypatch.setattr(bridge, "BEGIN_SECONDS", 0.1)
+
+    async def play() -> None:
+        engine = scripted([5.0, *HELLO])
+        client = Client(engine, stream=True)
+        task = asyncio.create_task(client.run())
+        await asyncio.sleep(0.05)
+        assert client.sent == []
+        await asyncio.wait_for(client.has_sent.wait(), 2)
+        await asyncio.sleep(0.05)
+        start, sign = client.sent
+        assert (start["status"], sign["body"]) == (200, b": waiting\n\n")
+        await gone_and_done(client, engine, task)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+def test_what_comes_after_a_stream_began(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(bridge, "BEGIN_SECONDS", 0.05)
+    asked = {"messages": [{"role": "user", "content": "Hi"}]} if path == CHAT else {"prompt": "Hi"}
+    body = {**asked, "stream": True}
+    answered = send(scripted([0.3, *HELLO]), "POST", path, json=body)
+    sign, *rest = answered.text.split("\n\n")
+    assert sign == ": waiting"
+    at_once = send(scripted(HELLO), "POST", path, json=body).text.split("\n\n")
+    assert len(rest) == len(at_once)
+    failed = send(scripted([0.3, Failed("timeout", "too slow")]), "POST", path, json=body)
+    assert failed.status_code == 200
+    last = json.loads(failed.text.split("\n\n")[-2].removeprefix("data: "))
+    assert (last["error"]["code"], last["error"]["message"]) == ("timeout", "too slow")
+
+
 def test_idle_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.02)
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.02)
     engine = scripted([PromptRead(1, 0), 0.2, Text("x"), Finished("stop", NO_USAGE)])
     assert ": waiting\n\n" in chat(engine, stream=True).text
 

@@ -17,8 +17,9 @@ from test_serve import serving
 
 from runtime_stub.engine.messages import Event, Finished, PromptRead, Request, Text
 from runtime_stub.server.answer import NO_USAGE
-from runtime_stub.server.bridge import Events, Stream
+from runtime_stub.server.bridge import Events
 from runtime_stub.server.listener import listen
+from runtime_stub.server.streaming import Stream
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 DONE = Finished("stop", NO_USAGE)
@@ -60,7 +61,7 @@ def streaming(
 
     async def answer(request: HttpRequest) -> Response:
         with Events(engine, Request(text="x")) as events:
-            return Stream(events, await events.next(request), pieces())
+            return Stream(events, await events.first(request), pieces())
 
     return answer
 

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from test_serve import serving
 
 from runtime_stub.server import connection
-from runtime_stub.server.bridge import WRITE
 from runtime_stub.server.listener import listen
+from runtime_stub.server.streaming import WRITE
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"

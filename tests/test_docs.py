@@ -14,7 +14,9 @@ from runtime_stub.chat.commands import COMMANDS
 from runtime_stub.chat.conversation import NEARLY_FULL
 from runtime_stub.errors import EXIT_CODES
 from runtime_stub.recipe import ADAPTER, EXAMPLE, FILE, MODEL, PACKING, TABLES, TOP
+from runtime_stub.server.bridge import BEGIN_SECONDS
 from runtime_stub.server.serve import SHUTDOWN_SECONDS
+from runtime_stub.server.streaming import KEEP_ALIVE_SECONDS
 from runtime_stub.settings import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,9 +74,11 @@ def test_numbers() -> None:
     assert f"`{archive.INDEX_FILE}`" in text
 
 
-def test_how_long_a_server_waits_for_answers() -> None:
+def test_how_long_a_server_waits() -> None:
     text = (ROOT / "docs/server.md").read_text(encoding="utf-8")
     assert f"have {SHUTDOWN_SECONDS} seconds to end" in text
+    assert f"{BEGIN_SECONDS:.0f} seconds at the latest" in text
+    assert f"something every {KEEP_ALIVE_SECONDS:.0f}" in text
 
 
 def test_exit_codes() -> None:

@@ -27,7 +27,7 @@ from runtime_stub.engine.messages import (
     TokenLogprob,
     ToolCall,
 )
-from runtime_stub.server import bridge
+from runtime_stub.server import bridge, streaming
 
 HELLO: list[Event | float] = [PromptRead(10, 4), Text("Hel"), Text("lo"), Finished("stop", USAGE)]
 THOUGHT: list[Event | float] = [Reasoning("Hm."), Text("Yes"), Finished("stop", USAGE)]
@@ -608,14 +608,24 @@ def test_failure_in_the_middle() -> None:
 
 
 def test_idle_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.02)
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.02)
     events: list[Event | float] = [PromptRead(1, 0), 0.1, *HELLO[1:]]
     first, *_rest, last = lines_of(chat(scripted(events)))
     assert (first["message"]["content"], first["done"], last["done"]) == ("", False, True)
 
 
+def test_a_stream_begins_before_there_is_anything_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "BEGIN_SECONDS", 0.05)
+    monkeypatch.setattr(bridge, "LOOK_SECONDS", 0.02)
+    sign, *lines = lines_of(chat(scripted([0.3, *HELLO])))
+    assert (sign["message"]["content"], sign["done"]) == ("", False)
+    assert [line["message"]["content"] for line in lines] == ["Hel", "lo", ""]
+    response = chat(scripted([0.3, Failed("timeout", "It failed")]))
+    assert (response.status_code, lines_of(response)[-1]) == (200, {"error": "It failed"})
+
+
 def test_hidden_thinking_keeps_the_stream_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.05)
     thoughts: list[Event | float] = [Reasoning("m"), 0.02]
     engine = scripted([PromptRead(10, 4), *thoughts * 15, *THOUGHT[2:]])
     first, *_rest = lines_of(chat(engine, think=False))

@@ -20,6 +20,7 @@ from runtime_stub.engine.messages import (
     TokenLogprob,
     ToolCall,
 )
+from runtime_stub.server import bridge
 
 PATH = "/v1/responses"
 END: list[Event | float] = [ChoiceEnd("stop"), Finished("stop", USAGE)]
@@ -316,6 +317,22 @@ def test_failure_in_the_stream() -> None:
     told = stream(scripted([PromptRead(1, 0), Text("a"), Failed("engine", "broken")]))
     assert told[-1]["type"] == "response.failed"
     assert told[-1]["response"]["error"] == {"code": "server_error", "message": "broken"}
+
+
+def test_a_stream_begins_before_there_is_anything_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "BEGIN_SECONDS", 0.05)
+    monkeypatch.setattr(bridge, "LOOK_SECONDS", 0.02)
+    response = respond(scripted([0.3, Failed("timeout", "too slow")]), stream=True)
+    assert response.status_code == 200
+    *told, end = response.text.split("\n\n")[:-1]
+    assert told[-1] == ": waiting"
+    assert [piece.split("\n")[0] for piece in told[:-1]] == [
+        "event: response.created",
+        "event: response.in_progress",
+    ]
+    name, data = end.split("\n")
+    assert name == "event: response.failed"
+    assert json.loads(data.removeprefix("data: "))["response"]["error"]["message"] == "too slow"
 
 
 @pytest.mark.parametrize("streamed", [False, True])

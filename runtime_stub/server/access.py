@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime_stub.server.bridge import WRITE
 from runtime_stub.server.metered import ROUTE
+from runtime_stub.server.streaming import WRITE
 
 Write = Callable[[str], None]
 _LONGEST_PATH = 500

@@ -21,11 +21,12 @@ from runtime_stub.server.anthropic_types import (
     OutputConfig,
     TokenCount,
 )
-from runtime_stub.server.bridge import Events, Stream, ask
+from runtime_stub.server.bridge import Events, ask
 from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.grammars import schema_grammar
 from runtime_stub.server.replies import json, read
 from runtime_stub.server.state import State
+from runtime_stub.server.streaming import Stream
 
 SSE = "text/event-stream"
 
@@ -72,7 +73,7 @@ class _Handlers:
         replies = Replies(secrets.token_hex(12), served.name, thinking=shows_thinking(body))
         with Events(served.engine, request) as events:
             if body.stream:
-                first = await events.next(http)
+                first = await events.first(http)
                 return Stream(events, first, replies)
             return json(replies.whole(await events.answer(http)))
 

@@ -79,21 +79,21 @@ class Replies:
 
     def take(self, event: Event | None) -> bytes:
         """The server-sent events of a stream that tell of an event."""
+        if event is None:
+            return sse(_PING, "ping")
         documents: list[dict[str, Any]] = []
         if not self._begun:
             self._begun = True
             documents += self._start(event)
         if isinstance(event, Failed):
             documents.append(msgspec.to_builtins(error_reply(problem_of(event))))
-        elif event is None:
-            documents.append(_PING)
         elif self._thinking or not isinstance(event, Reasoning):
             documents += self._blocks.add(event)
         if isinstance(event, Finished):
             documents += _end(event)
         return b"".join(sse(document, document["type"]) for document in documents)
 
-    def _start(self, first: Event | None) -> list[dict[str, Any]]:
+    def _start(self, first: Event) -> list[dict[str, Any]]:
         read = first if isinstance(first, PromptRead) else PromptRead(0, 0)
         usage = Usage(read.tokens, read.cached, 0, 0.0, 0.0)
         return [{"type": "message_start", "message": self._message([], None, usage)}, _PING]

@@ -2,8 +2,8 @@
 
 with Events(engine, request) as events:            # an exception cancels the request
     if stream:
-        first = await events.next(http)            # problems still get a status of their own
-        return Stream(events, first, pieces)
+        first = await events.first(http)           # problems still get a status of their own
+        return Stream(events, first, pieces)       # of `streaming`
     return json(document_of(await events.answer(http)))
 """
 
@@ -16,11 +16,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from runtime_stub.engine.messages import LAST_EVENTS, AnyRequest, Event, Failed
 from runtime_stub.engine.remote import RemoteEngine
@@ -31,16 +29,10 @@ from runtime_stub.server.state import Engine
 
 LOOK_SECONDS = 0.5
 """How often to see whether the client of an answer that is not streamed is still there."""
-KEEP_ALIVE_SECONDS = 15.0
-"""Something goes down an idle stream this often, so that proxies keep it open."""
-WRITE = "satchel.write"
-"""Key of an ASGI scope: a WritePiece, where there is one."""
-WritePiece = Callable[[bytes], bool]
-"""Sends a piece of a reply whose head was sent, at once; False when that must be left to the usual
-way. Each layer on that way costs time for every token."""
+BEGIN_SECONDS = 10.0
+"""After so long an answer to be streamed begins, whatever there is to say: proxies give up on who
+says nothing, and some wait for a minute only."""
 _LAST = frozenset(LAST_EVENTS)
-KEEP_ALIVE = b": waiting\n\n"
-"""A comment in a stream of server-sent events."""
 
 T = TypeVar("T")
 
@@ -220,6 +212,17 @@ class Events:
             raise problem_of(event)
         return event
 
+    async def first(self, http: HttpRequest) -> Event | None:
+        """The first event, of an answer that is streamed; None if it does not come for
+        BEGIN_SECONDS. Raises as `next` does."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + BEGIN_SECONDS
+        while not self._arrived:
+            if loop.time() >= until:
+                return None
+            await self._wait(http)
+        return await self.next(http)
+
     async def rest(self, http: HttpRequest, take: Callable[[Event], object]) -> None:
         """Give all that follow to `take`. Raises as `next` does."""
         last: Event | None = None
@@ -268,96 +271,3 @@ async def ask(engine: Engine, request: AnyRequest, kind: type[T], http: HttpRequ
     if not isinstance(event, kind):
         raise TypeError(f"the engine answered {type(request).__name__} with {event!r}")
     return event
-
-
-class Pieces(Protocol):
-    """Makes what is sent of an answer that is streamed."""
-
-    def take(self, event: Event | None) -> bytes:
-        """What tells of an event, empty if nothing does; for None a sign of life."""
-
-
-class Stream(StreamingResponse):
-    """A streamed answer. However sending ends, the request is cancelled.
-
-    Pieces are sent as the events come, without waking the response's task, for as long as the
-    client takes them. What it does not take waits here for that task.
-    """
-
-    def __init__(
-        self, events: Events, first: Event, pieces: Pieces, media_type: str = "text/event-stream"
-    ) -> None:
-        """`first` has come already; those that follow are awaited."""
-        super().__init__(
-            (),
-            media_type=media_type,
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
-        self._events = events
-        self._bell = events.bell
-        self._first = first
-        self._pieces = pieces
-        self._write: WritePiece | None = None
-        self._unsent = bytearray()
-        self._sending = False
-        """Whether the task sends: nothing may overtake that."""
-        self._over = False
-
-    async def stream_response(self, send: Send) -> None:
-        """Send it all: its pieces, where possible, past what is around the application."""
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-        )
-        self._bell.be_patient(KEEP_ALIVE_SECONDS)
-        self._take(self._first)
-        self._events.divert(self._take)
-        while self._unsent or not self._over:
-            if self._unsent:
-                body, self._unsent = bytes(self._unsent), bytearray()
-                self._sending = True
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-                self._sending = False
-            elif not await self._bell.wait():
-                self._bell.be_patient(KEEP_ALIVE_SECONDS)
-                self._say(self._pieces.take(None))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _take(self, event: Event) -> None:
-        if type(event) in _LAST:  # which is quicker than `isinstance`
-            self._over = True
-            self._bell.ring()
-        self._say(self._pieces.take(event))
-
-    def _say(self, piece: bytes) -> None:
-        if not piece:
-            return
-        self._bell.be_patient(KEEP_ALIVE_SECONDS)
-        if self._sending or self._unsent or self._write is None or not self._write(piece):
-            self._unsent += piece
-            self._bell.ring()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._write = scope.get(WRITE)
-        # A client that has gone already keeps `stream_response` from starting.
-        try:
-            await self._send_until_gone(receive, send)
-        finally:
-            self._events.cancel()
-
-    async def _send_until_gone(self, receive: Receive, send: Send) -> None:
-        """Send it all, or as much as the client waits for. As in the base class, without the
-        library that this loads for it."""
-        sending = asyncio.ensure_future(self.stream_response(send))
-        leaving = asyncio.ensure_future(self.listen_for_disconnect(receive))
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)

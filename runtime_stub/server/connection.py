@@ -17,7 +17,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from runtime_stub.server.bridge import WRITE
+from runtime_stub.server.streaming import WRITE
 
 MOST = 512
 """Connections at once."""

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from runtime_stub.engine.interface import AnyTicket, Sink
 from runtime_stub.engine.messages import AnyRequest, Embeddings, EmbedRequest, Failed, Request
-from runtime_stub.server.bridge import Events, Stream, ask
+from runtime_stub.server.bridge import Events, ask
 from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.grammars import json_grammar, schema_grammar
 from runtime_stub.server.ollama_models import description, list_entry, running_entry
@@ -53,6 +53,7 @@ from runtime_stub.server.replies import (
     read,
 )
 from runtime_stub.server.state import Engine, EngineAround, Served, State
+from runtime_stub.server.streaming import Stream
 
 API_VERSION = "0.12.11"
 """The version of Ollama whose API this is; clients refuse servers that are too old."""
@@ -259,7 +260,7 @@ async def _answer(
 ) -> Response:
     with Events(served.engine, request) as events:
         if stream:
-            first = await events.next(http)
+            first = await events.first(http)
             return Stream(events, first, replies, NDJSON)
         return json(replies.whole(await events.answer(http)))
 

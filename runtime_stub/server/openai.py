@@ -20,7 +20,7 @@ from runtime_stub.engine.messages import (
     TokenizeRequest,
     Tokens,
 )
-from runtime_stub.server.bridge import Events, Stream, ask
+from runtime_stub.server.bridge import Events, ask
 from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.openai_chat import Chunks, Head, completion
 from runtime_stub.server.openai_completions import (
@@ -58,6 +58,7 @@ from runtime_stub.server.openai_vectors import (
 from runtime_stub.server.replies import Problem, json, read
 from runtime_stub.server.responses import operation as responses_operation
 from runtime_stub.server.state import Engine, Served, State
+from runtime_stub.server.streaming import Stream
 
 SSE = "text/event-stream"
 
@@ -181,7 +182,7 @@ class _Handlers:
         head = _head("chatcmpl-", model)
         with self._events(model, request) as events:
             if asked.stream:
-                first = await events.next(http)
+                first = await events.first(http)
                 usage = _wants_usage(asked.stream_options)
                 return Stream(events, first, Chunks(head, request.choices, usage=usage))
             answer = await events.answer(http)
@@ -198,7 +199,7 @@ class _Handlers:
         head = _head("cmpl-", model)
         with self._events(model, *requests) as events:
             if asked.stream:
-                first = await events.next(http)
+                first = await events.first(http)
                 usage = _wants_usage(asked.stream_options)
                 return Stream(events, first, CompletionChunks(head, echoes, usage=usage))
             answer = await events.answer(http)

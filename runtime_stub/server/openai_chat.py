@@ -18,7 +18,6 @@ from runtime_stub.engine.messages import (
 )
 from runtime_stub.engine.messages import ToolCall as CallPiece
 from runtime_stub.server.answer import Answer, Choice
-from runtime_stub.server.bridge import KEEP_ALIVE
 from runtime_stub.server.openai_errors import error_reply
 from runtime_stub.server.openai_types import (
     CalledFunction,
@@ -38,6 +37,7 @@ from runtime_stub.server.openai_types import (
     usage_of,
 )
 from runtime_stub.server.replies import Mould, problem_of, sse
+from runtime_stub.server.streaming import KEEP_ALIVE
 
 DONE = b"data: [DONE]\n\n"
 
@@ -118,17 +118,17 @@ class Chunks:
         """The chunks that tell of an event."""
         if type(event) is Text and event.choice in self._moulds and not event.logprobs:
             return self._moulds[event.choice].fill(event.text)  # nearly always
+        if event is None:
+            return KEEP_ALIVE
         if self._begun:
             return self._tell(event)
         self._begun = True
         begin = [self._sse(number, Delta(role="assistant", content="")) for number in self._open]
         return b"".join(begin) + self._tell(event)
 
-    def _tell(self, event: Event | None) -> bytes:
+    def _tell(self, event: Event) -> bytes:
         if isinstance(event, Text):
             return self._text(event)
-        if event is None:
-            return KEEP_ALIVE
         if isinstance(event, Failed):
             return sse(error_reply(problem_of(event)))
         if isinstance(event, Reasoning):

@@ -18,7 +18,6 @@ from runtime_stub.engine.messages import (
     TokenLogprob,
 )
 from runtime_stub.server.answer import Answer
-from runtime_stub.server.bridge import KEEP_ALIVE
 from runtime_stub.server.grammars import checked_grammar
 from runtime_stub.server.openai_chat import DONE, Head, finish_reason
 from runtime_stub.server.openai_errors import error_reply
@@ -27,6 +26,7 @@ from runtime_stub.server.openai_types import AdapterChoice, Harmless, StreamOpti
 from runtime_stub.server.replies import Mould, Problem, problem_of, sse
 from runtime_stub.server.sampling import limit_or, sampling_of, stops
 from runtime_stub.server.state import Served
+from runtime_stub.server.streaming import KEEP_ALIVE
 
 MAX_PROMPTS = 64
 
@@ -199,15 +199,15 @@ class CompletionChunks:
         """The chunks that tell of an event."""
         if type(event) is Text and event.choice in self._moulds and not event.logprobs:
             return self._moulds[event.choice].fill(event.text)  # nearly always
+        if event is None:
+            return KEEP_ALIVE
         echoes, self._echoes = self._echoes, {}
         begin = [self._piece(CompletionChoice(*echo)) for echo in echoes.items() if echo[1]]
         return b"".join(begin) + self._tell(event)
 
-    def _tell(self, event: Event | None) -> bytes:
+    def _tell(self, event: Event) -> bytes:
         if isinstance(event, Text):
             return self._text(event)
-        if event is None:
-            return KEEP_ALIVE
         if isinstance(event, Failed):
             return sse(error_reply(problem_of(event)))
         if isinstance(event, ChoiceEnd):

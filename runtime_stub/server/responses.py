@@ -9,7 +9,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
 from runtime_stub.engine.messages import Event, Request
-from runtime_stub.server.bridge import KEEP_ALIVE, Events, Stream
+from runtime_stub.server.bridge import Events
 from runtime_stub.server.face import Operation
 from runtime_stub.server.replies import json, plain, read, sse
 from runtime_stub.server.responses_reply import Response
@@ -17,6 +17,7 @@ from runtime_stub.server.responses_requests import response_request
 from runtime_stub.server.responses_stream import Reply
 from runtime_stub.server.responses_types import ResponseRequest, TextFormat
 from runtime_stub.server.state import Served, State
+from runtime_stub.server.streaming import KEEP_ALIVE, Stream
 
 
 def operation(state: State) -> Operation:
@@ -29,7 +30,7 @@ def operation(state: State) -> Operation:
         reply = Reply(_empty(asked, request, model))
         with Events(model.engine, request) as events:
             if asked.stream:
-                return Stream(events, await events.next(http), _Pieces(reply))
+                return Stream(events, await events.first(http), _Pieces(reply))
             await events.rest(http, reply.take)
             return json(reply.response)
 
