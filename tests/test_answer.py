@@ -5,9 +5,20 @@ import json
 import pytest
 
 from runtime_stub.engine.answer import Answer
+from runtime_stub.engine.endings import Endings
 from runtime_stub.engine.families import GENERIC, QWEN_CODER
-from runtime_stub.engine.messages import Event, Text, TokenLogprob, ToolCall
+from runtime_stub.engine.job import Job
+from runtime_stub.engine.messages import (
+    Event,
+    Finished,
+    Reasoning,
+    Request,
+    Text,
+    TokenLogprob,
+    ToolCall,
+)
 from runtime_stub.engine.reading import Reading
+from runtime_stub.engine.slots import Slot
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>\n'
 
@@ -76,6 +87,44 @@ def test_probabilities_are_those_of_the_text(tokens: list[str]) -> None:
     told = b"".join(one.raw for text in texts for one in text.logprobs).decode()
     said = "".join(text.text for text in texts)
     assert (said.replace(" ", ""), told.replace(" ", "")) == ("Hellothere", "Hellothere")
+
+
+@pytest.mark.parametrize(
+    ("written", "reason", "shown", "told"),
+    [
+        ('Hm. <tool_call>\n{"name', "length", "Hm.", "length"),
+        ('Hm. <tool_call>\n{"name', "cancelled", "Hm.", "cancelled"),
+        ('Hm. <tool_call>\n{"name', "stop", 'Hm. <tool_call>\n{"name', "stop"),
+        ('Hm. <tool_call>\n{"name": "END', "stop", "Hm.", "stop"),
+        ("Hm. <END", "stop", "Hm.", "stop"),
+        ("Hm. <b> END", "stop", "Hm. <b> ", "stop"),
+        (f"{CALL}<tool_", "length", "", "length"),
+        (f"{CALL}<tool_", "stop", "<tool_", "tool_calls"),
+        (f'{CALL}<tool_call>{{"name": "clock", "arguments": {{"a"', "stop", "", "tool_calls"),
+    ],
+)
+def test_half_a_call_is_shown_of_answers_alone_that_ended_by_themselves(
+    written: str, reason: str, shown: str, told: str
+) -> None:
+    """A stop string, or a call too many, has ended those that would have gone on."""
+    reading = Reading(GENERIC, plain=False, tools=True, single_call=True)
+    events: list[Event] = []
+    job = Job(Request(), events.append)
+    slot = Slot(0, job=job, answer=Answer(0, reading, ("END",)))
+    assert slot.answer
+    events += slot.answer.feed(written.encode(), None)
+    Endings([slot]).end(slot, reason)
+    assert "".join(event.text for event in events if isinstance(event, Text)) == shown
+    assert calls(events) <= {0}
+    assert [event.reason for event in events if isinstance(event, Finished)] == [told]
+
+
+def test_half_a_call_is_not_shown_as_reasoning() -> None:
+    """Where calls end reasoning, and where its own end was begun."""
+    for text in ("I see. <tool_call>\n<function=", "I see.</thi"):
+        answer = Answer(0, Reading(QWEN_CODER, plain=False, tools=True, reasoning_open=True), ())
+        events = [*answer.feed(text.encode(), None), *answer.finish(cut=True)]
+        assert events == [Reasoning("I see.")]
 
 
 def test_arguments_have_the_types_that_the_tool_asks_for() -> None:

@@ -136,6 +136,34 @@ def test_uses_of_tools() -> None:
     ]
 
 
+@pytest.mark.parametrize("thinking", [True, False])
+def test_blocks_stand_in_the_order_in_which_they_came(thinking: bool) -> None:
+    """Whole as in a stream."""
+    events: list[Event | float] = [
+        Reasoning("H"),
+        Reasoning("m."),
+        Text("So"),
+        Text(":"),
+        ToolCall(0, "abc", "weather", '{"city": "Oslo"}'),
+        Text("A"),
+        Reasoning("Now."),
+        Text("nd:"),
+        ToolCall(1, "def", "clock", "{}"),
+        Text("Done."),
+        Finished("tool_calls", USAGE),
+    ]
+    wanted = {"type": "enabled" if thinking else "disabled"}
+    content = message(scripted(events), tools=[WEATHER], thinking=wanted).json()["content"]
+    said = [block.get("text") or block.get("thinking") or block["name"] for block in content]
+    if thinking:
+        assert said == ["Hm.", "So:", "weather", "A", "Now.", "nd:", "clock", "Done."]
+    else:
+        assert said == ["So:", "weather", "And:", "clock", "Done."]
+    documents = events_of(message(scripted(events), tools=[WEATHER], thinking=wanted, stream=True))
+    begun = [entry["content_block"] for entry in documents if "content_block" in entry]
+    assert [block["type"] for block in begun] == [block["type"] for block in content]
+
+
 def test_use_that_is_cut_off_is_left_out() -> None:
     events: list[Event | float] = [ToolCall(0, "a", "f", '{"x": '), Finished("length", USAGE)]
     document = message(scripted(events), tools=[WEATHER]).json()

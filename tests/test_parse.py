@@ -35,14 +35,19 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
 
 
 def parse(
-    family: Family, chunks: str | Iterable[str], *, tools: bool = True, **options: Any
+    family: Family,
+    chunks: str | Iterable[str],
+    *,
+    tools: bool = True,
+    cut: bool = False,
+    **options: Any,
 ) -> list[Piece]:
     numbers = itertools.count()
     parser = AnswerParser(family, tools=tools, identify=lambda: f"id{next(numbers)}", **options)
     chunks = [chunks] if isinstance(chunks, str) else chunks
     pieces = [piece for chunk in chunks for piece in parser.feed(chunk)]
-    pieces += parser.finish()
-    assert parser.finish() == []
+    pieces += parser.finish(cut=cut)
+    assert parser.finish(cut=cut) == []
     return joined(pieces)
 
 
@@ -264,6 +269,89 @@ def test_cut_short(family: Family, text: str, expected: list[tuple[str, Any]]) -
         if not calls:
             assert content == text[:end]
         assert parse(family, list(text[:end])) == parse(family, text[:end])
+
+
+def texts(pieces: list[Piece], kind: type[Content | Reasoning]) -> str:
+    return "".join(piece.text for piece in pieces if isinstance(piece, kind))
+
+
+def flat(pieces: list[Piece]) -> list[str]:
+    """What each character and each call of them is."""
+    return [
+        f"{type(piece).__name__} {part}"
+        for piece in pieces
+        for part in ([piece.name] if isinstance(piece, ToolCallStart) else piece.text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "expected"), CALLS, ids=lambda v: getattr(v, "name", "")
+)
+def test_cut_off(family: Family, text: str, expected: list[tuple[str, Any]]) -> None:
+    """Nothing of a call that the model could not write to its end is shown as something else."""
+    for whole in (True, False):
+        complete = flat(parse(family, text, whole_calls=whole))
+        for end in range(len(text) + 1):
+            pieces = parse(family, text[:end], whole_calls=whole, cut=True)
+            assert texts(pieces, Content) == ""
+            assert flat(pieces) == complete[: len(flat(pieces))]
+        assert flat(pieces) == complete
+    assert sum(isinstance(piece, ToolCallStart) for piece in pieces) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "expected"), CALLS, ids=lambda v: getattr(v, "name", "")
+)
+def test_cut_off_after_reasoning(
+    family: Family, text: str, expected: list[tuple[str, Any]]
+) -> None:
+    opener, closer = family.reasoning[0]
+    if family.syntax == "harmony":
+        text = text if text.startswith("<") else f"<|start|>assistant{text}"
+    text = f"{opener}I see.{closer}{text}"
+    for end in range(len(text) + 1):
+        pieces = parse(family, text[:end], cut=True)
+        assert texts(pieces, Content) == ""
+        assert texts(pieces, Reasoning) == "I see."[: max(0, end - len(opener))]
+    assert sum(isinstance(piece, ToolCallStart) for piece in pieces) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Sure. ", "Sure. "),
+        ("Sure. <", "Sure."),
+        ("Sure.\n\n<tool", "Sure."),
+        ("Sure. <b> 1 < 2", "Sure. <b> 1 < 2"),
+        ('Sure. <tool_call>\n{"name":', "Sure."),
+        ("Use <tool_call> tags", "Use <tool_call> tags"),
+        ('<tool_call>{"name": 1}</tool_call> ta', '<tool_call>{"name": 1}</tool_call> ta'),
+        ('{"name": "Bob", "age": 3', '{"name": "Bob", "age": 3'),
+        ("<thi", ""),
+        ("```json\n[1,", "```json\n[1,"),
+        (f"<tool_call>{CALL} \n", ""),
+        (f"<tool_call>{CALL}\n</", ""),
+        (f"<tool_call>{CALL}</tool_call>\n<tool", ""),
+        (f"<tool_call>{CALL}</tool_call>\nDone. <tool", "Done."),
+        (f"<tool_call>{CALL}, oops", ", oops"),
+    ],
+)
+def test_text_that_is_cut_off(text: str, shown: str) -> None:
+    for chunks in (text, list(text)):
+        assert texts(parse(families.HERMES, chunks, cut=True), Content) == shown
+
+
+def test_harmony_that_is_cut_off() -> None:
+    text = (
+        "<|channel|>analysis<|message|>Think. <|end|><|start|>assistant<|channel|>commentary"
+        "<|message|>I will look.<|end|><|start|>assistant<|channel|>final<|message|>"
+        "Hi <b>!<|return|>"
+    )
+    for end in range(len(text) + 1):
+        pieces = parse(families.HARMONY, text[:end], cut=True)
+        assert "Think. ".startswith(texts(pieces, Reasoning))
+        assert "I will look.Hi <b>!".startswith(texts(pieces, Content))
+    assert texts(pieces, Content) == "I will look.Hi <b>!"
 
 
 def test_arguments_come_as_they_are_written() -> None:
@@ -489,6 +577,7 @@ FRAGMENTS = [
     st.booleans(),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
 def test_cuts_do_not_matter(
     family: Family,
@@ -497,6 +586,7 @@ def test_cuts_do_not_matter(
     tools: bool,
     whole: bool,
     reasoning_open: bool,
+    cut: bool,
 ) -> None:
     text = "".join(parts)
     chunks, start = [], 0
@@ -509,12 +599,33 @@ def test_cuts_do_not_matter(
         "tools": tools,
         "whole_calls": whole,
         "reasoning_open": reasoning_open,
+        "cut": cut,
     }
     pieces = parse(family, text, **options)
     assert parse(family, chunks, **options) == pieces
     for piece in pieces:
         if whole and isinstance(piece, ToolCallArguments):
             assert isinstance(json.loads(piece.text), dict)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.sampled_from([*FAMILIES, NAMED]),
+    st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=15),
+    st.integers(0, 200),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_is_cut_off_is_the_beginning(
+    family: Family, parts: list[str], end: int, whole: bool, reasoning_open: bool
+) -> None:
+    """Of what is told when the text goes on, but for white space that then belongs to a tag."""
+    text = "".join(parts)
+    options: dict[str, Any] = {"whole_calls": whole, "reasoning_open": reasoning_open}
+    told = flat(parse(family, text[:end], cut=True, **options))
+    complete = flat(parse(family, text, **options))
+    while told != complete[: len(told)]:
+        assert told.pop()[-1].isspace()
 
 
 @settings(max_examples=60, deadline=None)

@@ -54,13 +54,13 @@ class Answer:
             return (self._piece(text),) if text else ()
         return self._events(self._parser.feed(text)) if text else ()
 
-    def finish(self) -> Iterable[Event]:
-        """The rest."""
+    def finish(self, *, cut: bool = False) -> Iterable[Event]:
+        """The rest. `cut`: the model would have gone on; half a tag or call is left out then."""
         text = self._text.finish()
         if self._parser is None:
             return (self._piece(text),) if text or self._logprobs else ()
         pieces = self._parser.feed(text) if text else []
-        return self._events([*pieces, *self._parser.finish()])
+        return self._events([*pieces, *self._parser.finish(cut=cut)])
 
     def _events(self, pieces: Sequence[parse.Piece]) -> Iterator[Event]:
         for piece in pieces:

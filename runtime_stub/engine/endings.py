@@ -34,7 +34,9 @@ class Endings:
         job, answer = slot.job, slot.answer
         if job is None or answer is None:
             return
-        for event in answer.finish():
+        # A stop string and a call too many end an answer that the model had not finished.
+        cut = reason != "stop" or answer.over
+        for event in answer.finish(cut=cut):
             job.send(event)
         if reason == "stop" and answer.called:
             reason = "tool_calls"

@@ -7,6 +7,9 @@ pieces of one kind, joined, are always the same.
 A call that turns out to be none is content, tags and all. With `whole_calls` that holds to its
 end; without, arguments are passed on as they come, and where they break off in the middle, what
 follows the break is content.
+
+An answer that was cut off may have ended within a tag or a call. What could still have become
+one is then neither: it is left out, and a call whose arguments are being passed on just stops.
 """
 
 from __future__ import annotations
@@ -101,6 +104,8 @@ class AnswerParser:
         """Up to where the call being read has been passed on; -1 when nothing has."""
         self._after_block = False
         """Whether reasoning or a call has come; white space after it means nothing."""
+        self._flowing: type[Content | Reasoning] | None = None
+        """What the text is that is being passed on; None within tags and calls."""
         self._openers = Tags(family.openers if tools else (), family.ignored)
         harmony = family.syntax == "harmony"
         self._steps = (self._messages if harmony else self._answer)(reasoning_open)
@@ -111,10 +116,23 @@ class AnswerParser:
         self._source.text += text
         return self._run()
 
-    def finish(self) -> list[Piece]:
-        """The rest: what was held back."""
+    def finish(self, *, cut: bool = False) -> list[Piece]:
+        """The rest: what was held back. `cut`: the model had more to say when the answer ended."""
+        if cut:
+            self._leave_out()
         self._source.ended = True
         return self._run()
+
+    def _leave_out(self) -> None:
+        """Pass nothing on of a tag or call that has begun: nobody knows what it would have become.
+
+        The readers don't go on, for they would take what has no end to be no call.
+        """
+        rest = self._source.text[self._source.at :]
+        if self._flowing and rest.isspace() and not self._over:
+            # It was held back for a tag of which nothing has come.
+            self._emit(self._flowing(rest))
+        self._over = True
 
     def _run(self) -> list[Piece]:
         if not self._over:
@@ -239,7 +257,9 @@ class AnswerParser:
             self._emit(kind(source.text[source.at : held]))
             source.at = held
             source.trim()
+            self._flowing = kind
             yield
+            self._flowing = None
 
     def _call(self, opener: str, kind: type[Content | Reasoning]) -> Steps[bool]:
         """Read calls; False where there were none, and the opener was passed on as text."""

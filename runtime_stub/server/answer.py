@@ -29,6 +29,19 @@ class Call:
 
 
 @dataclass
+class Said:
+    """Text or reasoning that nothing else came between."""
+
+    kind: type[Text | Reasoning]
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.pieces)
+
+
+@dataclass
 class Choice:
     """One of the answers to a prompt."""
 
@@ -38,18 +51,38 @@ class Choice:
     """The stop string that ended it, if one did."""
     calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
+    course: list[Said | Call] = field(default_factory=list)
+    """All it consists of, in the order in which it came."""
 
     @property
     def text(self) -> str:
         """The answer, without reasoning and calls."""
-        return "".join(self.texts)
+        return self._said(Text)
 
     @property
     def reasoning(self) -> str:
         """What the model thought before it answered."""
-        return "".join(self.thoughts)
+        return self._said(Reasoning)
+
+    def say(self, event: Text | Reasoning) -> None:
+        """Take in a piece of either."""
+        last = self.course[-1] if self.course else None
+        if not isinstance(last, Said) or last.kind is not type(event):
+            last = Said(type(event))
+            self.course.append(last)
+        last.pieces.append(event.text)
+
+    def call(self, number: int) -> Call:
+        """The call with this number, begun if need be."""
+        while len(self.calls) <= number:
+            call = Call("", "", "")
+            self.calls.append(call)
+            self.course.append(call)
+        return self.calls[number]
+
+    def _said(self, kind: type[Text | Reasoning]) -> str:
+        said = (part for part in self.course if isinstance(part, Said) and part.kind is kind)
+        return "".join(part.text for part in said)
 
 
 @dataclass
@@ -64,15 +97,12 @@ class Answer:
         """Take in one event."""
         if isinstance(event, Text):
             choice = self._choice(event.choice)
-            choice.texts.append(event.text)
+            choice.say(event)
             choice.logprobs.extend(event.logprobs)
         elif isinstance(event, Reasoning):
-            self._choice(event.choice).thoughts.append(event.text)
+            self._choice(event.choice).say(event)
         elif isinstance(event, ToolCall):
-            calls = self._choice(event.choice).calls
-            while len(calls) <= event.index:
-                calls.append(Call("", "", ""))
-            call = calls[event.index]
+            call = self._choice(event.choice).call(event.index)
             call.identity += event.identity
             call.name += event.name
             call.arguments += event.arguments

@@ -7,7 +7,7 @@ message_delta (stop reason and usage), message_stop
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from runtime_stub.engine.messages import (
     ToolCall,
     Usage,
 )
-from runtime_stub.server.answer import Answer, Call
+from runtime_stub.server.answer import Answer, Call, Choice
 from runtime_stub.server.anthropic_types import (
     ErrorDetail,
     ErrorReply,
@@ -68,14 +68,8 @@ class Replies:
     def whole(self, answer: Answer) -> MessageReply:
         """The answer as one message."""
         choice = answer.choices[0]
-        content: list[TextBlock | ThinkingBlock | ToolUseBlock] = []
-        if choice.reasoning and self._thinking:
-            content.append(ThinkingBlock(choice.reasoning))
-        if choice.text:
-            content.append(TextBlock(choice.text))
-        content += _uses(choice.calls)
         reason = stop_reason(choice.reason, choice.stop)
-        return self._message(content, reason, answer.usage, choice.stop)
+        return self._message(self._content(choice), reason, answer.usage, choice.stop)
 
     def take(self, event: Event | None) -> bytes:
         """The server-sent events of a stream that tell of an event."""
@@ -92,6 +86,21 @@ class Replies:
         if isinstance(event, Finished):
             documents += _end(event)
         return b"".join(sse(document, document["type"]) for document in documents)
+
+    def _content(self, choice: Choice) -> list[TextBlock | ThinkingBlock | ToolUseBlock]:
+        """The blocks of a whole message, in the order in which they came."""
+        content: list[TextBlock | ThinkingBlock | ToolUseBlock] = []
+        for part in choice.course:
+            last = content[-1] if content else None
+            if isinstance(part, Call):
+                content += _use(part)
+            elif part.kind is Reasoning:
+                content += [ThinkingBlock(part.text)] if self._thinking else []
+            elif isinstance(last, TextBlock):  # what stood between is not shown
+                last.text += part.text
+            elif part.text:
+                content.append(TextBlock(part.text))
+        return content
 
     def _start(self, first: Event) -> list[dict[str, Any]]:
         read = first if isinstance(first, PromptRead) else PromptRead(0, 0)
@@ -165,14 +174,13 @@ def stop_reason(reason: str, stop: str | None) -> str:
     return _STOP_REASONS.get(reason, "end_turn")
 
 
-def _uses(calls: Sequence[Call]) -> Iterator[ToolUseBlock]:
-    """The calls whose arguments are an object, which those of one that was cut off are not."""
-    for call in calls:
-        try:
-            arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError):
-            continue
-        yield ToolUseBlock(call.identity, call.name, arguments)
+def _use(call: Call) -> list[ToolUseBlock]:
+    """Its block; none where its arguments are no object, as those of one that was cut off."""
+    try:
+        arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return []
+    return [ToolUseBlock(call.identity, call.name, arguments)]
 
 
 def _usage(usage: Usage) -> TokenUsage:
