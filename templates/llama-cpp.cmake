@@ -38,7 +38,7 @@ function(satchel_finish)
         set_property(TARGET ${target} PROPERTY SOVERSION)
     endforeach()
     # What we add to libllama; two of the files go in between it and what it calls.
-    target_sources(llama PRIVATE "${SATCHEL_NATIVE}/sampling.c")
+    target_sources(llama PRIVATE "${SATCHEL_NATIVE}/room.cpp" "${SATCHEL_NATIVE}/sampling.c")
     if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
         target_sources(llama PRIVATE "${SATCHEL_NATIVE}/mapping.c" "${SATCHEL_NATIVE}/zeroing.c")
         target_link_options(

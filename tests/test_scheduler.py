@@ -61,9 +61,21 @@ class FakeContext:
         self.results: list[int] = []
         self.forgetful = False
         self.refuses_states = False
+        self.has_gaps = False
+        """Whether free cells lie before those in use."""
+        self.cleared = 0
 
     def remembers(self, sequence: int, tokens: int) -> bool:
         return len(self.cells.get(sequence, [])) >= tokens
+
+    def has_room_before(self, sequence: int) -> bool:
+        return self.has_gaps and bool(self.cells.get(sequence))
+
+    def clear(self) -> None:
+        assert sum(map(bool, self.cells.values())) <= 1, "all others were put aside"
+        self.cells = {}
+        self.has_gaps = False
+        self.cleared += 1
 
     def clear_batch(self) -> None:
         self.batch = []
@@ -394,6 +406,49 @@ def test_what_lay_aside_and_is_refused_is_read_again() -> None:
     again = bench.ask("a" * 100 + "x", max_tokens=1)
     bench.run()
     assert (again.cached, again.text) == (0, "y")
+
+
+def test_who_is_alone_lies_before_all_gaps() -> None:
+    """Then what comes out does not depend on what others have left where."""
+    bench = Bench(parallel=3)
+    for prompt in ("abc", "rst"):
+        bench.ask(prompt, max_tokens=2)
+        bench.run()
+    bench.context.has_gaps = True
+    answer = bench.ask("abcdef", max_tokens=2)
+    bench.run()
+    assert (answer.text, answer.cached) == ("gh", 4)
+    assert bench.context.cleared == 1
+    again = bench.ask("rstu", max_tokens=1)  # what was put aside is not lost
+    bench.run()
+    assert (again.text, again.cached) == ("v", 3)
+    assert bench.context.cleared == 1
+
+
+def test_gaps_beside_others_are_left() -> None:
+    bench = Bench(parallel=3)
+    bench.ask("abc", max_tokens=1)
+    bench.run()
+    other = bench.ask("m", max_tokens=8)
+    bench.scheduler.step()
+    bench.context.has_gaps = True
+    answer = bench.ask("abcdef", max_tokens=2)
+    bench.run()
+    assert (answer.text, other.text) == ("gh", "nopqrstu")
+    assert bench.context.cleared == 0
+
+
+def test_gaps_stay_where_nothing_more_may_lie_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "LIMIT", 4)
+    bench = Bench(parallel=3)
+    for prompt in ("abc", "rst"):
+        bench.ask(prompt, max_tokens=2)
+        bench.run()
+    bench.context.has_gaps = True
+    answer = bench.ask("abcdef", max_tokens=2)
+    bench.run()
+    assert (answer.text, answer.cached) == ("gh", 4)
+    assert bench.context.cleared == 0
 
 
 def test_no_more_lies_aside_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

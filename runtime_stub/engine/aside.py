@@ -19,17 +19,38 @@ _WORTH = 64
 """Tokens that are worth the trouble."""
 
 
-def put_aside(slots: Sequence[Slot], context: Context) -> None:
-    """Make the context hold nothing of idle slots, as far as LIMIT allows."""
+def put_aside(slots: Sequence[Slot], context: Context, spare: Slot | None = None) -> None:
+    """Make the context hold nothing of idle slots but of `spare`, as far as LIMIT allows."""
     if not context.cuttable:
         return
-    held = sum(len(slot.aside) for slot in slots if slot.aside)
     for slot in sorted(slots, key=lambda slot: -slot.last_used):
-        if slot.job is not None or slot.aside or len(slot.tokens) < _WORTH:
-            continue
-        size = context.state_size(slot.sequence)
-        if held + size > LIMIT:
-            continue
-        slot.aside = context.state(slot.sequence)
-        context.keep(slot.sequence, 0)
-        held += size
+        if slot.job is None and slot is not spare and len(slot.tokens) >= _WORTH:
+            _take_out(slot, slots, context)
+
+
+def line_up(slot: Slot, slots: Sequence[Slot], context: Context) -> None:
+    """Have what a slot holds lie before all that will follow it, where nobody else is at work: the
+    same prompt then gives the same answer, bit by bit, whatever others have asked before. What
+    idle slots hold is put aside for that; where there is no room for it, all stays as it is."""
+    if not context.cuttable or not context.has_room_before(slot.sequence):
+        return
+    for other in slots:
+        if other is not slot and other.tokens and not _take_out(other, slots, context):
+            return
+    count = len(slot.tokens)
+    state = context.state(slot.sequence)
+    context.clear()
+    if context.set_state(slot.sequence, state, count, count) != count:
+        slot.forget()
+
+
+def _take_out(slot: Slot, slots: Sequence[Slot], context: Context) -> bool:
+    """Whether the context holds nothing of it now."""
+    if slot.aside:
+        return True
+    held = sum(len(other.aside) for other in slots if other.aside)
+    if held + context.state_size(slot.sequence) > LIMIT:
+        return False
+    slot.aside = context.state(slot.sequence)
+    context.keep(slot.sequence, 0)
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from runtime_stub.engine.batch import Batch
 from runtime_stub.engine.hardware import Hardware
 from runtime_stub.engine.kv import KV_TYPES, NEEDS_FLASH_ATTENTION
-from runtime_stub.engine.library import library, quietly, recent_problems
+from runtime_stub.engine.library import library, native, quietly, recent_problems
 from runtime_stub.engine.messages import EngineSettings
 from runtime_stub.engine.model import Model
 from runtime_stub.errors import EngineError
@@ -223,6 +224,16 @@ class Context:
         first = int(library().llama_memory_seq_pos_min(self._memory, sequence))
         return 0 <= first <= (max(0, tokens - self._window) if self._window > 0 else 0)
 
+    def has_room_before(self, sequence: int) -> bool:
+        """Whether a token of a sequence could come to lie before those that it follows. Attention
+        adds up what lies in memory in that order. Only known where all sequences share one memory
+        of attention; False otherwise."""
+        return _native_room()(self.handle, sequence) != 0
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        library().llama_memory_clear(self._memory, False)
+
     def share(self, source: int, target: int, tokens: int, saved: bytes | None = None) -> int:
         """Give `target` the first `tokens` of `source` instead of its own; returns how many
         are really usable there, as for `keep`. Attention's memory is shared, not copied."""
@@ -281,6 +292,17 @@ class Context:
         if self.handle:
             library().llama_free(self.handle)
             self.handle = None
+
+
+@functools.cache
+def _native_room() -> Callable[[Any, int], int]:
+    function = native("satchel_has_room_before")
+    if function is None:  # built without native/room.cpp
+        return lambda context, sequence: 0
+    function.argtypes = (ctypes.c_void_p, ctypes.c_int32)
+    function.restype = ctypes.c_int32
+    look: Callable[[Any, int], int] = function
+    return look
 
 
 def _megabytes(count: int) -> str:

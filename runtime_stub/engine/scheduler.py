@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runtime_stub.engine.answer import Answer
-from runtime_stub.engine.aside import put_aside
+from runtime_stub.engine.aside import line_up, put_aside
 from runtime_stub.engine.candidates import Candidates
 from runtime_stub.engine.context import NO_ROOM, Context
 from runtime_stub.engine.endings import Endings
@@ -190,12 +190,12 @@ class Scheduler:
             if self._context.size.tokens < self._held() + needed:
                 return  # it would only push out one of those that run
             self._waiting.popleft()
+            is_alone = not self._busy
             try:
-                self._start(job)
+                self._start(job, is_alone=is_alone)
             except PromptError as error:
                 self._endings.fail(job, Failed("prompt", error.message, error.hint))
             self._busy = [slot for slot in self._slots if slot.job is not None]
-            put_aside(self._slots, self._context)
 
     def _held(self) -> int:
         """Tokens of context that running requests hold or are about to, at most."""
@@ -205,13 +205,26 @@ class Scheduler:
             if slot.job is not None
         )
 
-    def _start(self, job: Job) -> None:
-        request = job.generation
-        first = place(self._slots, job.tokens, self._context, job.mix, self._warm)
-        kept = len(first.tokens)
-        others = [slot for slot in self._slots if slot.job is None and slot is not first]
+    def _start(self, job: Job, *, is_alone: bool) -> None:
+        request, slots, context = job.generation, self._slots, self._context
+        first = place(
+            slots,
+            job.tokens,
+            context,
+            job.mix,
+            self._warm,
+            lambda needed: put_aside(slots, context, needed),
+        )
+        others = [slot for slot in slots if slot.job is None and slot is not first]
         others.sort(key=lambda slot: (bool(slot.tokens), slot.last_used))
-        for choice, slot in enumerate([first, *others[: request.choices - 1]]):
+        chosen = [first, *others[: request.choices - 1]]
+        for slot in chosen[1:]:
+            self._empty(slot)
+        put_aside(slots, context, first)
+        if is_alone:
+            line_up(first, slots, context)
+        kept = len(first.tokens)
+        for choice, slot in enumerate(chosen):
             sampler = Sampler(
                 request.sampling,
                 self._model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from runtime_stub.engine.answer import Answer
@@ -72,8 +72,6 @@ class Slot:
         """Begin to work on a choice."""
         self.job, self.choice, self.sampler, self.answer = job, choice, sampler, answer
         self.waits = choice > 0
-        if self.aside:
-            self.forget()
         self.next_token = self.output_index = None
         self.cached = self.generated = 0
         self.started = time.monotonic()
@@ -121,9 +119,11 @@ def place(
     context: Context,
     mix: Mix = (),
     warm: Sequence[Remembered] = (),
+    make_way: Callable[[Slot], None] = lambda _: None,
 ) -> Slot:
     """The free slot to read `prompt` in, holding as much of its beginning as any slot does that
-    was computed with the adapters of `mix`, or as one of the `warm` prompts.
+    was computed with the adapters of `mix`, or as one of the `warm` prompts. What others hold may
+    `make_way` before something of a slot is brought back.
 
     A slot whose conversation the prompt goes on with is used where it is. A beginning that
     belongs to somebody else, busy or not, is shared, so that both keep what they have.
@@ -147,6 +147,8 @@ def place(
         donor = target
     kept = 0
     if gain[donor] > 0:
+        if donor.aside:
+            make_way(donor)
         donor.bring_back(context)
         kept = min(reusable[donor], len(donor.tokens))
     saved = donor.places.state(kept) if kept < len(donor.tokens) else None
