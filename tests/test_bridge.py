@@ -16,9 +16,11 @@ from starlette.responses import Response
 from test_serve import serving
 
 from runtime_stub.engine.messages import Event, Finished, PromptRead, Request, Text
+from runtime_stub.server import bridge
 from runtime_stub.server.answer import NO_USAGE
 from runtime_stub.server.bridge import Events
 from runtime_stub.server.listener import listen
+from runtime_stub.server.replies import ClientGoneError
 from runtime_stub.server.streaming import Stream
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -111,6 +113,86 @@ def test_what_a_slow_client_leaves_waits_until_it_goes(listener: socket.socket) 
         assert not engine.tickets[0].cancelled.is_set()
         client.close()
         assert eventually(engine.tickets[0].cancelled.is_set)
+
+
+def waiting(
+    engine: ScriptedEngine, how: str, come: threading.Event, gone: threading.Event
+) -> Callable[[HttpRequest], object]:
+    """An application that waits for what the engine answers in one of the ways there are."""
+
+    async def answer(request: HttpRequest) -> Response:
+        come.set()
+        if how == "late":
+            while not gone.is_set():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+        with Events(engine, Request(text="x")) as events:
+            try:
+                if how == "first":
+                    await events.first(request)
+                elif how == "next":
+                    await events.next(request)
+                else:
+                    await events.answer(request)
+            except ClientGoneError:
+                gone.set()
+                raise
+        return Response()
+
+    return answer
+
+
+@pytest.mark.parametrize("how", ["answer", "first", "next", "late"])
+@pytest.mark.parametrize("said", [[], [0.3, PromptRead(1, 0)]], ids=["queued", "reading"])
+def test_a_client_that_goes_away_is_missed_at_once(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, how: str, said: list[Event | float]
+) -> None:
+    """However seldom it is looked for, also if it goes before anybody waits."""
+    monkeypatch.setattr(bridge, "LOOK_SECONDS", 60.0)
+    engine = ScriptedEngine(list(said))
+    come, gone = threading.Event(), threading.Event()
+    with serving(listener, waiting(engine, how, come, gone)):
+        client = ask(listener)
+        assert come.wait(10)
+        if how == "late":
+            client.close()
+            gone.set()
+        else:
+            assert eventually(lambda: bool(engine.tickets))
+            time.sleep(0.1)
+            assert not engine.tickets[0].cancelled.is_set()
+            client.close()
+            assert gone.wait(10)
+        assert eventually(lambda: bool(engine.tickets), 10)
+        assert eventually(engine.tickets[0].cancelled.is_set, 10)
+
+
+def test_who_waited_is_not_told_of_later_losses(listener: socket.socket) -> None:
+    """A connection is kept for more requests, and closed after the last."""
+    engine = ScriptedEngine([PromptRead(1, 0), Text("a"), DONE], [PromptRead(1, 0), DONE])
+    rung: list[Exception | None] = []
+    ring = bridge._Bell.ring
+
+    def note(self: bridge._Bell, error: Exception | None = None) -> None:
+        rung.append(error)
+        ring(self, error)
+
+    async def answer(request: HttpRequest) -> Response:
+        with Events(engine, Request(text="x")) as events:
+            await events.answer(request)
+        return Response("done")
+
+    with pytest.MonkeyPatch.context() as patch, serving(listener, answer) as server:
+        patch.setattr(bridge._Bell, "ring", note)
+        host, port = listener.getsockname()
+        client = http.client.HTTPConnection(host, port, timeout=10)
+        for _ in range(2):
+            client.request("GET", "/")
+            assert client.getresponse().read() == b"done"
+        client.close()
+        assert eventually(lambda: not server.server_state.connections)
+    assert rung
+    assert not any(rung)
 
 
 def test_a_face_that_fails_costs_its_own_answer(listener: socket.socket) -> None:

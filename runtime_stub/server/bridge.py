@@ -28,7 +28,13 @@ from runtime_stub.server.replies import ClientGoneError, problem_of
 from runtime_stub.server.state import Engine
 
 LOOK_SECONDS = 0.5
-"""How often to see whether the client of an answer that is not streamed is still there."""
+"""How often to see whether the client of an answer that is not streamed is still there, for where
+nothing tells when it leaves: not every server does, and from a client that has sent its next
+request already nothing more is read until then."""
+WATCH = "satchel.watch"
+"""Key of an ASGI scope: a Watch, where there is one."""
+Watch = Callable[[Callable[[], None] | None], None]
+"""Has something called as soon as the client leaves, at once if it has left; None for nothing."""
 BEGIN_SECONDS = 10.0
 """After so long an answer to be streamed begins, whatever there is to say: proxies give up on who
 says nothing, and some wait for a minute only."""
@@ -247,10 +253,19 @@ class Events:
         return answer
 
     async def _wait(self, http: HttpRequest) -> None:
-        """Wait for the bell, and look now and then whether the client is still there."""
+        """Wait for the bell, and see whether the client is still there."""
+        watch: Watch = http.scope.get(WATCH, _ignore)
+        watch(self._note_leaving)
         self.bell.be_patient(LOOK_SECONDS)
-        if not await self.bell.wait() and await http.is_disconnected():
+        try:
+            rung = await self.bell.wait()
+        finally:
+            watch(None)
+        if not rung and await http.is_disconnected():
             raise ClientGoneError
+
+    def _note_leaving(self) -> None:
+        self.bell.ring(ClientGoneError())
 
     def cancel(self) -> None:
         """Stop generating, and take nothing that comes nevertheless; harmless when it has
@@ -260,8 +275,8 @@ class Events:
         self.abandon()
 
 
-def _ignore(_: Event) -> None:
-    """For events that nobody waits for any more."""
+def _ignore(_: object) -> None:
+    """For events that nobody waits for any more, and where nobody watches."""
 
 
 async def ask(engine: Engine, request: AnyRequest, kind: type[T], http: HttpRequest) -> T:

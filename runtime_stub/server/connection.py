@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from runtime_stub.server.bridge import WATCH
 from runtime_stub.server.streaming import WRITE
 
 MOST = 512
@@ -102,14 +104,16 @@ class Connection(H11Protocol):
         self._received = 0
         self._unsent = 0
         self._over = False
-        self.app = self._with_write(self.app)
+        self._on_loss: Callable[[], None] | None = None
+        self.app = self._with_shortcuts(self.app)
 
-    def _with_write(self, app: ASGIApp) -> ASGIApp:
-        async def with_write(scope: Scope, receive: Receive, send: Send) -> None:
+    def _with_shortcuts(self, app: ASGIApp) -> ASGIApp:
+        async def with_shortcuts(scope: Scope, receive: Receive, send: Send) -> None:
             scope[WRITE] = self.write
+            scope[WATCH] = self.watch
             await app(scope, receive, send)
 
-        return with_write
+        return with_shortcuts
 
     def write(self, piece: bytes) -> bool:
         """Send a piece of a reply's body, whose length its head does not say. False where that is
@@ -129,6 +133,14 @@ class Connection(H11Protocol):
         self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         return True
 
+    def watch(self, call: Callable[[], None] | None) -> None:
+        """Have it called as soon as the connection is lost, at once if it is; None for nothing.
+        There is one request at a time, so there is one who waits."""
+        if call is not None and self._over:
+            call()
+        else:
+            self._on_loss = call
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if not self._room.enter(self):
@@ -138,6 +150,9 @@ class Connection(H11Protocol):
         self._over = True
         self._room.leave(self)
         super().connection_lost(exc)
+        call, self._on_loss = self._on_loss, None
+        if call is not None:
+            call()
 
     def data_received(self, data: bytes) -> None:
         if self._over:
