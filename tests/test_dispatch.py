@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from running_pack import wait_for
 from scripted_process import (
     DONE,
@@ -13,13 +15,18 @@ from scripted_process import (
 )
 
 from runtime_stub.engine.messages import (
+    AnyRequest,
+    EmbedRequest,
     Event,
     Failed,
     Finished,
     PromptRead,
     Request,
+    RerankRequest,
     Text,
+    TokenizeRequest,
 )
+from runtime_stub.engine.remote import RemoteEngine
 
 __all__ = ["make", "short_pauses"]
 
@@ -64,6 +71,33 @@ def test_queue_is_bounded(make: Make) -> None:
     answers = [submit(engine, "wait") for _ in range(6)]
     assert answers[5].events == [Failed("busy", "3 requests are waiting already", "Ask later")]
     assert not any(answer.events for answer in answers[:5])
+
+
+SILENT = "ready()\nwhile wire.receive().kind is not Close: pass\nleave(0)"
+
+
+def asked(engine: RemoteEngine, *requests: AnyRequest) -> list[Answer]:
+    answers = [Answer() for _ in requests]
+    for request, answer in zip(requests, answers, strict=True):
+        engine.submit(request, answer)
+    return answers
+
+
+def test_what_takes_no_slot_keeps_nobody_from_one(make: Make) -> None:
+    """It has a bound of its own."""
+    engine, _ = make(SILENT, parallel=1, queue=1)
+    embed, rank, count = EmbedRequest(("a",)), RerankRequest("a", ("b",)), TokenizeRequest("a")
+    answers = asked(engine, embed, rank, count, HELLO, HELLO, HELLO)
+    busy = [Failed("busy", "1 requests are waiting already", "Ask later")]
+    assert [answer.events for answer in answers] == [[], [], busy, [], [], busy]
+
+
+def test_each_choice_takes_a_slot(make: Make) -> None:
+    engine, _ = make(SILENT, parallel=3, queue=1)
+    two = replace(HELLO, choices=2)
+    answers = asked(engine, two, two, HELLO)
+    busy = [Failed("busy", "1 requests are waiting already", "Ask later")]
+    assert [answer.events for answer in answers] == [[], [], busy]
 
 
 def test_it_waits_for_so_long(make: Make) -> None:

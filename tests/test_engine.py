@@ -21,7 +21,9 @@ from fake_model import Fakes, end_all, fakes, short, started
 
 from runtime_stub.engine.engine import Engine
 from runtime_stub.engine.messages import (
+    AnyRequest,
     Begun,
+    EmbedRequest,
     EngineSettings,
     Event,
     Failed,
@@ -205,6 +207,18 @@ def test_every_request_ends_however_close_falls(fakes: Fakes) -> None:
         assert eventually(lambda ends=ends: ends.qsize() == 60), ends.qsize()  # type: ignore[misc]
         assert not engine._unfinished
         assert {type(event) for event in drained(ends)} == {Failed}
+
+
+def test_what_takes_no_slot_is_bounded_by_itself(fakes: Fakes) -> None:
+    fakes.may_load.clear()
+    engine = started(parallel=1, queue=1)
+    asked: list[AnyRequest] = [*[EmbedRequest(("a",))] * 3, *[short()] * 3]
+    said: list[list[Event]] = [[] for _ in asked]
+    for request, events in zip(asked, said, strict=True):
+        engine.submit(request, events.append)
+    busy = [Failed("busy", "1 requests are waiting already", "Ask later")]
+    assert said == [[], [], busy] * 2
+    engine.close()
 
 
 def test_raising_sink(fakes: Fakes) -> None:

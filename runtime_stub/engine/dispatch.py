@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import get_args
 
+from runtime_stub.engine.crowd import too_many
 from runtime_stub.engine.messages import (
     LAST_EVENTS,
     EngineSettings,
@@ -49,11 +50,11 @@ class Dispatch:
         that is refused."""
         presence = self._presence
         with self._lock:
-            waiting = len(self._requests) - self._settings.parallel
-            if presence.refusal is not None:
-                return presence.refusal
-            if waiting >= self._settings.queue:
-                return Failed("busy", f"{waiting} requests are waiting already", "Ask later")
+            refusal = presence.refusal or too_many(
+                entry.slots, self._requests.slots, self._settings
+            )
+            if refusal is not None:
+                return refusal
             self._requests.add(entry)
             presence.expect()
             if presence.status.state == "ready":

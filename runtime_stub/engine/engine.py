@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from runtime_stub.engine.crowd import slots_of, too_many
 from runtime_stub.engine.engine_thread import EngineThread
 from runtime_stub.engine.intake import Intake
 from runtime_stub.engine.interface import Sink, answer
@@ -60,9 +61,10 @@ class Engine:
         self._settings = settings
         self._standing = Standing()
         self._lock = threading.Lock()
-        self._unfinished: set[Job] = set()
-        """Every request that has not had its last event yet. Guarded by the lock, as is
-        `closing`, so that none slips in after the rest was told that it is over."""
+        self._unfinished: dict[Job, None] = {}
+        """Every request that has not had its last event yet, in the order in which they came.
+        Guarded by the lock, as is `closing`, so that none slips in after the rest was told that
+        it is over."""
         self._thread = EngineThread(
             sources if settings.drafts else replace(sources, draft=None),
             settings,
@@ -105,15 +107,14 @@ class Engine:
         settings = self._settings
         deadline = time.monotonic() + settings.timeout if settings.timeout else math.inf
         job = Job(request, sink, self._forget, deadline)
-        refusal: Failed | None = None
         with self._lock:
             if self._standing.closing:
-                refusal = Failed("closed", self.status.message or CLOSED)
-            elif len(self._unfinished) >= settings.parallel + settings.queue:
-                waiting = len(self._unfinished) - settings.parallel
-                refusal = Failed("busy", f"{waiting} requests are waiting already", "Ask later")
+                refusal: Failed | None = Failed("closed", self.status.message or CLOSED)
             else:
-                self._unfinished.add(job)
+                owed = [slots_of(other.request) for other in self._unfinished]
+                refusal = too_many(slots_of(request), owed, settings)
+            if refusal is None:
+                self._unfinished[job] = None
                 self._intake.put(job)
         if refusal is not None:
             job.send(refusal)
@@ -134,7 +135,7 @@ class Engine:
 
     def _forget(self, job: Job) -> None:
         with self._lock:
-            self._unfinished.discard(job)
+            self._unfinished.pop(job, None)
 
     def _end_all(self, event: Failed) -> None:
         """The last that the engine's thread can do for any request: tell all that it is over.

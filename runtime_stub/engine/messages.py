@@ -69,7 +69,7 @@ class EngineSettings:
     kv: str = DEFAULT_KV
     """How keys and values are kept, one of KV_TYPES."""
     queue: int = 64
-    """How many requests may wait for a slot; further ones fail as "busy"."""
+    """How many requests may wait for a slot; further ones fail as "busy" (see `crowd`)."""
     timeout: float = 600.0
     """Longest time from submitting to the last event, in seconds; 0 for no limit."""
     template: str | None = None

@@ -14,12 +14,16 @@ _LAST = frozenset(LAST_EVENTS)
 class Pending:
     """A request without its last event. That is sent once, whichever thread does it."""
 
-    def __init__(self, identity: int, frame: bytearray, sink: Sink, deadline: float | None) -> None:
+    def __init__(
+        self, identity: int, frame: bytearray, sink: Sink, deadline: float | None, slots: int
+    ) -> None:
         self.identity = identity
         self.frame = frame
         """The request as it is sent."""
         self.deadline = deadline
         """When it is given up if it still waits here, on the monotonic clock."""
+        self.slots = slots
+        """How many it is answered in, as `crowd` counts them."""
         self.sent = False
         """Whether the process was given it. Guarded by the engine's lock."""
         self._sink = sink
@@ -78,6 +82,11 @@ class Register:
     def remove(self, entry: Pending) -> None:
         """It is not owed an answer any more."""
         self._entries.pop(entry.identity, None)
+
+    @property
+    def slots(self) -> list[int]:
+        """How many each is answered in, in the order in which they came."""
+        return [entry.slots for entry in self._entries.values()]
 
     @property
     def held(self) -> list[Pending]:

@@ -17,6 +17,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 
+from runtime_stub.engine.crowd import slots_of
 from runtime_stub.engine.dispatch import Dispatch
 from runtime_stub.engine.interface import Sink, answer
 from runtime_stub.engine.loan import EventLoop
@@ -122,7 +123,7 @@ class RemoteEngine:
         """Queue a request, without ever waiting. `sink` gets its events from the engine's
         threads, in order, one of LAST_EVENTS at the end; it must return quickly."""
         deadline = time.monotonic() + self._timeout if self._timeout else None
-        entry = Pending(next(self._identities), bytearray(), sink, deadline)
+        entry = Pending(next(self._identities), bytearray(), sink, deadline, slots_of(request))
         refusal: Failed | None
         try:
             entry.frame = encode(request, entry.identity)
