@@ -483,6 +483,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"stop_sequences": ["x"] * 17}, "stop_sequences: "),
         ({"stop_sequences": [""]}, "stop_sequences: "),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema: "),
+        ({"tools": [WEATHER, WEATHER]}, "tools[1].name: "),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type: "),
         ({"tool_choice": {"type": "any"}}, "tool_choice: "),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice.name: "),

@@ -158,17 +158,20 @@ def _result(block: ToolResultBlock, where: str) -> dict[str, Any]:
 
 
 def _tools(tools: Sequence[Tool]) -> tuple[dict[str, Any], ...]:
-    made = []
+    made: dict[str, dict[str, Any]] = {}
     for number, tool in enumerate(tools):
         if tool.type not in (None, "custom"):
             raise _wrong(f"tools[{number}].type", f"{tool.type[:40]!r} does not run here")
         if tool.input_schema is None:
             raise _wrong(f"tools[{number}].input_schema", "is missing")
-        description = tool.description or ""
-        made.append(
-            {"name": tool.name, "description": description, "parameters": tool.input_schema}
-        )
-    return tuple(made)
+        if tool.name in made:
+            raise _wrong(f"tools[{number}].name", f"{tool.name[:128]!r} is there twice")
+        made[tool.name] = {
+            "name": tool.name,
+            "description": tool.description or "",
+            "parameters": tool.input_schema,
+        }
+    return tuple(made.values())
 
 
 def _tool_choice(choice: ToolChoice | None, tools: Sequence[Tool]) -> str:
