@@ -319,6 +319,9 @@ def test_template_arguments() -> None:
             {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "x"}}},
             "tool_choice",
         ),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
+        ({"chat_template_kwargs": {"a": 1, "tools": []}}, "chat_template_kwargs.tools"),
+        ({"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs.self"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 1}}}},
@@ -535,6 +538,13 @@ def test_tokenize() -> None:
         tools=(TOLD,),
         template_arguments={"custom": 1},
     )
+
+
+def test_tokenize_refuses_what_is_not_for_requests_to_set() -> None:
+    body = {"messages": HELLO, "chat_template_kwargs": {"messages": []}}
+    response = send(scripted(), "POST", "/tokenize", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "chat_template_kwargs.messages"
 
 
 def test_a_chat_has_the_same_messages_when_it_is_tokenized() -> None:

@@ -146,6 +146,7 @@ def test_reasoning_and_logprobs() -> None:
         ({"conversation": "c"}, "conversation"),
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
         ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm"),
         ({"max_output_tokens": 0}, "max_output_tokens"),

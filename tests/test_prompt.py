@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -139,6 +140,16 @@ def test_template_arguments() -> None:
     model = FakeModel("{{ enable_thinking }}")
     built(model).prompt(Request(template_arguments={"enable_thinking": True}))
     assert model.seen == "True"
+
+
+def test_the_answer_may_be_left_to_begin() -> None:
+    """By requests whose last message shall be gone on with, say."""
+    model = FakeModel("{{ messages[0].content }}{% if add_generation_prompt %}>{% endif %}")
+    built(model).prompt(chat("a"))
+    assert model.seen == "a>"
+    arguments = {"add_generation_prompt": False}
+    built(model).prompt(replace(chat("a"), template_arguments=arguments))
+    assert model.seen == "a"
 
 
 def test_template_arguments_count_when_tokenising() -> None:

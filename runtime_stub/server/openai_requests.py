@@ -26,6 +26,8 @@ MAX_CHOICES = 16
 MAX_LOGPROBS = 20
 MAX_TOOLS = 128
 MAX_SCALE = 100
+_TAKEN = ("messages", "tools", "self")
+"""Variables of chat templates that are made of the rest of a request, or are Jinja's own."""
 
 
 async def chat_request(chat: ChatRequest, model: Served) -> Request:
@@ -153,7 +155,14 @@ def tool_choice(choice: str | None, tools: Sequence[dict[str, Any]]) -> str:
 
 
 def template_arguments(effort: str | None, further: dict[str, Any] | None) -> dict[str, Any]:
-    """Variables for the chat template, from the names under which models know them."""
+    """Variables for the chat template, from the names under which models know them.
+
+    Raises Problem (400) for one that they know for something else.
+    """
+    for name in _TAKEN:
+        if further and name in further:
+            param = f"chat_template_kwargs.{name}"
+            raise Problem(400, f"{param}: this variable is not for requests to set", param)
     if effort is None:
         return dict(further or {})
     thinking = {"enable_thinking": effort != "none"}
