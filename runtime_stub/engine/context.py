@@ -298,7 +298,7 @@ class Context:
 def _native_room() -> Callable[[Any, int], int]:
     function = native("satchel_has_room_before")
     if function is None:  # built without native/room.cpp
-        return lambda context, sequence: 0
+        return lambda *_: 0
     function.argtypes = (ctypes.c_void_p, ctypes.c_int32)
     function.restype = ctypes.c_int32
     look: Callable[[Any, int], int] = function
