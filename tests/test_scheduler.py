@@ -408,13 +408,19 @@ def test_what_lay_aside_and_is_refused_is_read_again() -> None:
     assert (again.cached, again.text) == (0, "y")
 
 
-def test_who_is_alone_lies_before_all_gaps() -> None:
-    """Then what comes out does not depend on what others have left where."""
+def bench_with_gaps() -> Bench:
+    """Two conversations lie in its context, behind free cells."""
     bench = Bench(parallel=3)
     for prompt in ("abc", "rst"):
         bench.ask(prompt, max_tokens=2)
         bench.run()
     bench.context.has_gaps = True
+    return bench
+
+
+def test_who_is_alone_lies_before_all_gaps() -> None:
+    """Then what comes out does not depend on what others have left where."""
+    bench = bench_with_gaps()
     answer = bench.ask("abcdef", max_tokens=2)
     bench.run()
     assert (answer.text, answer.cached) == ("gh", 4)
@@ -440,11 +446,7 @@ def test_gaps_beside_others_are_left() -> None:
 
 def test_gaps_stay_where_nothing_more_may_lie_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aside, "LIMIT", 4)
-    bench = Bench(parallel=3)
-    for prompt in ("abc", "rst"):
-        bench.ask(prompt, max_tokens=2)
-        bench.run()
-    bench.context.has_gaps = True
+    bench = bench_with_gaps()
     answer = bench.ask("abcdef", max_tokens=2)
     bench.run()
     assert (answer.text, answer.cached) == ("gh", 4)
