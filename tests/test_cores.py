@@ -133,7 +133,9 @@ def test_as_many_threads_as_cores(address: int, computing: Computing) -> None:
     assert meanwhile == {own[0]}
     # Whoever called does other things as well: nothing it starts is to inherit a single core.
     assert os.sched_getaffinity(0) == all_cpus
-    assert [after[core] - before[core] for core in own] == [0, *[1] * (len(own) - 1)]
+    assert after[own[0]] == before[own[0]]
+    # The others are there already, where this thread has computed before.
+    assert all(after[core] >= 1 for core in own[1:])
     assert NativeCores.from_address(address).count == len(own)
 
 

@@ -28,6 +28,8 @@ from running_pack import QUESTION, Place, place, sample_model, satchel, wait_for
 
 pytestmark = [pytest.mark.pack, pytest.mark.browser]
 
+WORDY = "Explain photosynthesis to a child"
+"""Answered in so many words that it takes long enough to tell how fast they come."""
 LONG = "Write a long story about a fox that travels through every country of Europe."
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 860}
@@ -132,11 +134,12 @@ def test_conversation(chat: Chat, server: Served) -> None:
     assert "Paris" in chat.ask(QUESTION)
     facts = chat.page.locator(".facts").inner_text()
     assert "tokens" in facts
-    assert "per second" in facts
     assert "first after" in facts
     assert "Paris" in chat.ask("Which city did I ask about? Name it.") or len(chat.answers) == 2
     expect_titles(chat, QUESTION)
     assert chat.page.title() == f"{QUESTION} – SmolLM2"
+    chat.ask(WORDY)
+    assert "per second" in chat.page.locator(".facts").last.inner_text()
     assert httpx.get(f"{server.address}/health", trust_env=False).json()["status"] == "ok"
 
 
@@ -206,11 +209,11 @@ def test_edit_is_given_up(chat: Chat) -> None:
 
 
 def test_reload_keeps_it(chat: Chat) -> None:
-    answer = chat.ask(QUESTION)
+    answer = chat.ask(WORDY)
     chat.page.get_by_role("textbox", name="Message", exact=True).fill("half a thou")
     chat.page.reload()
     chat.ready()
-    assert (chat.questions, chat.answers) == ([QUESTION], [answer])
+    assert (chat.questions, chat.answers) == ([WORDY], [answer])
     assert chat.page.get_by_role("textbox", name="Message", exact=True).input_value() == (
         "half a thou"
     )
