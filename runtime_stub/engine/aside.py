@@ -31,7 +31,8 @@ def put_aside(slots: Sequence[Slot], context: Context, spare: Slot | None = None
 def line_up(slot: Slot, slots: Sequence[Slot], context: Context) -> None:
     """Have what a slot holds lie before all that will follow it, where nobody else is at work: the
     same prompt then gives the same answer, bit by bit, whatever others have asked before. What
-    idle slots hold is put aside for that; where there is no room for it, all stays as it is."""
+    idle slots hold is put aside for that; where there is no room for all of it, the slot stays
+    where it is."""
     if not context.cuttable or not context.has_room_before(slot.sequence):
         return
     for other in slots:
