@@ -6,18 +6,22 @@ import { asMessages, grow, pathTo } from "./conversation.js";
 const SAVE_EVERY = 1000; // milliseconds
 const ASK_AGAIN = 1000;
 const BUSY_TRIES = 30;
+const LEAVING = 200; // milliseconds
 
-const running = new Map(); // of conversations, by their names, to what stops their answer
+const running = new Map(); // of conversations, by their names, to what stops and what saves their answer
 
 export const isAnswering = (conversation) => running.has(conversation.id);
-export const stopAnswer = (conversation) => running.get(conversation.id)?.abort();
+export const stopAnswer = (conversation) => running.get(conversation.id)?.control.abort();
+
+/** Keep what has been written so far: the page is being left. */
+export const saveAnswers = () => running.forEach(({ save }) => save());
 
 /** Have the model answer below `parent`, and tell `on` of it: change(node), save(), end(node).
  * `wishes` are the request's fields beside its messages: {model, system, ...}. */
 export async function answer(conversation, parent, wishes, on) {
   const control = new AbortController();
   const node = grow(conversation, parent.id, "assistant", { state: "writing", model: wishes.model });
-  running.set(conversation.id, control);
+  running.set(conversation.id, { control, save: on.save });
   on.change(node);
   on.save();
   const saving = setInterval(on.save, SAVE_EVERY);
@@ -25,6 +29,9 @@ export async function answer(conversation, parent, wishes, on) {
     await write(node, messagesFor(conversation, parent, wishes), wishes, control.signal, on);
     node.state = "done";
   } catch (error) {
+    // A page that is left loses its connection as well, and is gone before this is over: its answer
+    // stays one that was being written, and has not failed.
+    if (error instanceof ConnectionLost) await pause(LEAVING, control.signal).catch(() => {});
     if (error.name === "AbortError") node.state = "stopped";
     else {
       node.state = "failed";

@@ -4,7 +4,7 @@ import { $, h, openDialog, openMenu } from "./dom.js";
 import * as server from "./server.js";
 import { allConversations, forget, keep, oneConversation, openStore, setSetting, setting } from "./store.js";
 import { choose, grow, newConversation, settle, shownPath } from "./conversation.js";
-import { answer, isAnswering, stopAnswer } from "./answering.js";
+import { answer, isAnswering, saveAnswers, stopAnswer } from "./answering.js";
 import { editLast, nameModels, setUpThread, showChange, showThread, toEnd } from "./thread.js";
 import { setUpSidebar, showList, showSidebar, sidebarDone, startRename } from "./sidebar.js";
 import { focusComposer, setAnswering, setDraft, setUpComposer } from "./composer.js";
@@ -143,11 +143,23 @@ function rename(id, title) {
   showList();
 }
 
+// Whether it is gone. Where the browser can't write, it would be back with the next visit: it stays.
+async function discard(conversation) {
+  stopAnswer(conversation);
+  conversations.delete(conversation.id);
+  try {
+    await forget(conversation.id);
+    return true;
+  } catch {
+    conversations.set(conversation.id, settle(conversation));
+    toast(`“${conversation.title}” was not deleted: this browser can't change what it keeps. Try again.`);
+    return false;
+  }
+}
+
 async function remove(id) {
   const conversation = conversations.get(id);
-  stopAnswer(conversation);
-  conversations.delete(id);
-  await forget(id);
+  if (!(await discard(conversation))) return;
   setSetting(`draft.${id}`, null);
   if (current === conversation) open(null);
   else showList();
@@ -191,11 +203,7 @@ async function removeAll() {
     ),
   );
   if (!sure) return;
-  for (const conversation of all) {
-    stopAnswer(conversation);
-    conversations.delete(conversation.id);
-    await forget(conversation.id);
-  }
+  for (const conversation of all) if (!(await discard(conversation))) break;
   open(null);
 }
 
@@ -383,6 +391,7 @@ async function start() {
   });
   document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && watch());
+  window.addEventListener("pagehide", saveAnswers);
   window.addEventListener("hashchange", () => open(location.hash.slice(1)));
   server.onKeyWanted(askKey);
 

@@ -29,22 +29,36 @@ export async function openStore(name, onChange) {
   return true;
 }
 
-const table = (mode) => database.transaction("conversations", mode).objectStore("conversations");
+const table = () => database.transaction("conversations").objectStore("conversations");
 
-export const allConversations = async () => (database ? promised(table("readonly").getAll()) : []);
+export const allConversations = async () => (database ? promised(table().getAll()) : []);
 
-export const oneConversation = async (id) => (database ? promised(table("readonly").get(id)) : undefined);
+export const oneConversation = async (id) => (database ? promised(table().get(id)) : undefined);
+
+/** What `ask` wants of the table is done for good when this resolves. The browser is told at once
+ * that no more will follow: left to find that out by itself, it drops the change when the page is
+ * closed or loaded again within the next moments. */
+function changed(ask) {
+  const transaction = database.transaction("conversations", "readwrite");
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(transaction.error);
+    ask(transaction.objectStore("conversations"));
+    transaction.commit?.();
+  });
+}
 
 /** Keep `conversation`. Rejects when there is no room. */
 export async function keep(conversation) {
   if (!database) return;
-  await promised(table("readwrite").put(conversation));
+  await changed((table) => table.put(conversation));
   channel?.postMessage(conversation.id);
 }
 
+/** Keep it no longer. Rejects when the browser can't write. */
 export async function forget(id) {
   if (!database) return;
-  await promised(table("readwrite").delete(id));
+  await changed((table) => table.delete(id));
   channel?.postMessage(id);
 }
 
