@@ -58,6 +58,25 @@ def test_one_call_does_not_end_the_text() -> None:
     assert "".join(event.text for event in events if isinstance(event, Text)) == "So:Then."
 
 
+NO_CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": Oslo}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_turns_out_to_be_no_call(whole: bool) -> None:
+    answer = Answer(0, Reading(GENERIC, plain=False, tools=True, whole_calls=whole), ())
+    events = [*answer.feed(NO_CALL.encode(), None), *answer.finish()]
+    text = "".join(event.text for event in events if isinstance(event, Text))
+    assert calls(events) == (set() if whole else {0})
+    assert (text == NO_CALL) == whole
+
+
+def test_half_a_call_is_none_where_it_is_told_whole() -> None:
+    answer = Answer(0, Reading(GENERIC, plain=False, tools=True, whole_calls=True), ())
+    events = [*answer.feed(("So: " + CALL[:40]).encode(), None), *answer.finish(cut=True)]
+    assert events == [Text("So:")]
+    assert not answer.called
+
+
 def test_the_stop_string_that_ended_it() -> None:
     answer = Answer(0, Reading(), ("b", "bcd", "cd"))
     list(answer.feed(b"abcd", None))

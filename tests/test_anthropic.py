@@ -404,6 +404,11 @@ def test_tool_choice(choice: dict[str, Any] | None, expected: str, parallel: boo
     assert (request.tool_choice, request.parallel_tool_calls) == (expected, parallel)
 
 
+@pytest.mark.parametrize(("stream", "whole"), [(None, True), (False, True), (True, False)])
+def test_calls_are_told_whole_where_nothing_is_streamed(stream: bool | None, whole: bool) -> None:
+    assert asked(stream=stream).whole_calls == whole
+
+
 def test_form_of_the_answer() -> None:
     schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
     wanted = {"effort": "low", "format": {"type": "json_schema", "schema": schema}}

@@ -82,6 +82,13 @@ def asked(**fields: Any) -> Request:
 # Chats.
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_calls_are_told_whole(stream: bool) -> None:
+    engine = scripted(HELLO)
+    chat(engine, stream=stream)
+    assert asked_of(engine).whole_calls
+
+
 def test_whole_chat() -> None:
     document = chat(scripted(HELLO), stream=False).json()
     assert document["message"] == {"role": "assistant", "content": "Hello"}

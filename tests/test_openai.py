@@ -201,6 +201,11 @@ def test_contents() -> None:
     )
 
 
+@pytest.mark.parametrize(("stream", "whole"), [(None, True), (False, True), (True, False)])
+def test_calls_are_told_whole_where_nothing_is_streamed(stream: bool | None, whole: bool) -> None:
+    assert asked(stream=stream).whole_calls == whole
+
+
 def test_tools() -> None:
     request = asked(tools=[WEATHER, CLOCK], parallel_tool_calls=False)
     nothing = {"type": "object", "properties": {}}

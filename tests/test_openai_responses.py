@@ -65,6 +65,11 @@ def stream(engine: ScriptedEngine, **fields: Any) -> list[dict[str, Any]]:
     return documents
 
 
+@pytest.mark.parametrize(("stream", "whole"), [(None, True), (False, True), (True, False)])
+def test_calls_are_told_whole_where_nothing_is_streamed(stream: bool | None, whole: bool) -> None:
+    assert asked(stream=stream).whole_calls == whole
+
+
 def test_input_as_text() -> None:
     request = asked(instructions="Rhyme.", max_output_tokens=5, temperature=0.5)
     assert request.messages == (

@@ -233,6 +233,12 @@ def test_whether_one_call_ends_the_answer(parallel: bool) -> None:
     assert prompt.reading.single_call == (not parallel)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_whether_calls_are_told_as_a_whole(whole: bool) -> None:
+    prompt = built(FakeModel(HERMES)).prompt(asked(whole_calls=whole))
+    assert prompt.reading.whole_calls == whole
+
+
 def test_unknown_function_cannot_be_forced() -> None:
     with pytest.raises(PromptError):
         built(FakeModel(HERMES)).prompt(asked(tool_choice="function:other"))

@@ -24,6 +24,7 @@ class Answer:
                 tools=reading.tools,
                 reasoning_open=reading.reasoning_open,
                 schemas=reading.schemas,
+                whole_calls=reading.whole_calls,
             )
         )
         self._logprobs: list[TokenLogprob] = []

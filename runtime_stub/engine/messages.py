@@ -147,6 +147,9 @@ class Request:
     tool_choice: str = "auto"
     """One of "auto", "none", "required", or "function:NAME" for one that must be called."""
     parallel_tool_calls: bool = True
+    whole_calls: bool = False
+    """Whether a call is told when it is complete, and what turns out to be none is text to its end:
+    for answers that are not streamed. If not, its arguments are told as they come."""
     reasoning: bool = True
     """Whether reasoning is told apart from the answer; if not, it is part of the text."""
     template_arguments: dict[str, Any] = field(default_factory=dict)

@@ -82,6 +82,7 @@ class PromptBuilder:
             tools=bool(tools),
             schemas={tool["name"]: tool.get("parameters") or {} for tool in tools},
             single_call=not request.parallel_tool_calls,
+            whole_calls=request.whole_calls,
             reasoning_open=opens_reasoning(self._family, text) and grammar is None,
             shown=self._shown if tools or request.reasoning else {},
             ends=self._ends,

@@ -21,6 +21,8 @@ class Reading:
     """The tools' parameters, by their names: some families write texts and numbers alike."""
     single_call: bool = False
     """An answer may call one function at most, and ends there."""
+    whole_calls: bool = False
+    """A call is told when it is complete."""
     reasoning_open: bool = False
     """The prompt ended inside reasoning."""
     shown: Mapping[int, bytes] = field(default_factory=dict)

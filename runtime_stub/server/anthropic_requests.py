@@ -52,6 +52,7 @@ def messages_request(body: MessagesRequest, defaults: Defaults, grammar: str | N
         tools=_tools(body.tools or ()),
         tool_choice=_tool_choice(choice, body.tools or ()),
         parallel_tool_calls=not (choice is not None and choice.disable_parallel_tool_use),
+        whole_calls=not body.stream,
         template_arguments={"enable_thinking": _thinks(body)},
     )
 

@@ -47,7 +47,8 @@ def chat_request(chat: ChatRequest, defaults: Defaults, grammar: str | None) -> 
     if defaults.system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": defaults.system})
     tools = tuple(_tool(tool, f"tools[{number}]") for number, tool in enumerate(chat.tools or ()))
-    request = Request(messages=tuple(messages), tools=tools, grammar=grammar)
+    # Its clients are told of calls as a whole, also while they are streamed to.
+    request = Request(messages=tuple(messages), tools=tools, whole_calls=True, grammar=grammar)
     return _with_settings(request, chat, defaults)
 
 

@@ -55,6 +55,7 @@ async def chat_request(chat: ChatRequest, model: Served) -> Request:
         tools=tools,
         tool_choice=tool_choice(_choice(chat.tool_choice), tools),
         parallel_tool_calls=chat.parallel_tool_calls is not False,
+        whole_calls=not chat.stream,
         reasoning=chat.reasoning_format != "none",
         template_arguments=template_arguments(chat.reasoning_effort, chat.chat_template_kwargs),
         adapters=adapters_of(chat.lora, model),

@@ -60,6 +60,7 @@ async def response_request(asked: ResponseRequest, model: Served) -> Request:
         tools=tools,
         tool_choice=tool_choice(choice, tools),
         parallel_tool_calls=asked.parallel_tool_calls is not False,
+        whole_calls=not asked.stream,
         template_arguments=template_arguments(effort, asked.chat_template_kwargs),
     )
 
