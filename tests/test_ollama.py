@@ -250,6 +250,12 @@ def test_tools() -> None:
     assert request.tool_choice == "auto"
 
 
+def test_two_tools_of_one_name() -> None:
+    response = chat(scripted(), stream=False, tools=[WEATHER, WEATHER])
+    assert response.status_code == 400
+    assert error_of(response) == "tools[1].function.name: 'weather' is there twice"
+
+
 def test_tool_calls_in_the_reply() -> None:
     message = chat(scripted(CALLS), stream=False, tools=[WEATHER]).json()["message"]
     functions = [call["function"] for call in message["tool_calls"]]

@@ -27,6 +27,7 @@ from runtime_stub.server.anthropic_types import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from runtime_stub.server.functions import functions_of
 from runtime_stub.server.replies import Problem
 from runtime_stub.server.sampling import choose, limit, stops
 from runtime_stub.server.state import Defaults
@@ -159,20 +160,12 @@ def _result(block: ToolResultBlock, where: str) -> dict[str, Any]:
 
 
 def _tools(tools: Sequence[Tool]) -> tuple[dict[str, Any], ...]:
-    made: dict[str, dict[str, Any]] = {}
     for number, tool in enumerate(tools):
         if tool.type not in (None, "custom"):
             raise _wrong(f"tools[{number}].type", f"{tool.type[:40]!r} does not run here")
         if tool.input_schema is None:
             raise _wrong(f"tools[{number}].input_schema", "is missing")
-        if tool.name in made:
-            raise _wrong(f"tools[{number}].name", f"{tool.name[:128]!r} is there twice")
-        made[tool.name] = {
-            "name": tool.name,
-            "description": tool.description or "",
-            "parameters": tool.input_schema,
-        }
-    return tuple(made.values())
+    return functions_of([(tool.name, tool.description, tool.input_schema) for tool in tools])
 
 
 def _tool_choice(choice: ToolChoice | None, tools: Sequence[Tool]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from runtime_stub.engine.messages import EmbedRequest, Request, Sampling
+from runtime_stub.server.functions import functions_of
 from runtime_stub.server.ollama_types import (
     ChatRequest,
     EmbedBody,
@@ -46,7 +47,7 @@ def chat_request(chat: ChatRequest, defaults: Defaults, grammar: str | None) -> 
     messages = _plain(asked)
     if defaults.system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": defaults.system})
-    tools = tuple(_tool(tool, f"tools[{number}]") for number, tool in enumerate(chat.tools or ()))
+    tools = _tools(chat.tools or ())
     # Its clients are told of calls as a whole, also while they are streamed to.
     request = Request(messages=tuple(messages), tools=tools, whole_calls=True, grammar=grammar)
     return _with_settings(request, chat, defaults)
@@ -149,15 +150,13 @@ def _thinking(think: bool | str | None) -> dict[str, Any]:
     return {"enable_thinking": True, "reasoning_effort": think}
 
 
-def _tool(tool: Tool, where: str) -> dict[str, Any]:
-    if tool.type != "function":
-        raise _wrong(f"{where}.type", "only functions are supported")
-    function = tool.function
-    return {
-        "name": function.name,
-        "description": function.description or "",
-        "parameters": function.parameters or {"type": "object", "properties": {}},
-    }
+def _tools(tools: Sequence[Tool]) -> tuple[dict[str, Any], ...]:
+    for number, tool in enumerate(tools):
+        if tool.type != "function":
+            raise _wrong(f"tools[{number}].type", "only functions are supported")
+    functions = [tool.function for tool in tools]
+    offered = [(one.name, one.description, one.parameters) for one in functions]
+    return functions_of(offered, ".function")
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime_stub.engine.messages import Request
+from runtime_stub.server.functions import functions_of
 from runtime_stub.server.grammars import checked_grammar, json_grammar, schema_grammar
 from runtime_stub.server.openai_types import (
     AdapterChoice,
@@ -119,28 +120,15 @@ def bounded(name: str, value: int | None, low: int, high: int) -> int | None:
     return value
 
 
-def tools_of(tools: Sequence[Function], place: str = ".function") -> tuple[dict[str, Any], ...]:
+def tools_of(functions: Sequence[Function], place: str = ".function") -> tuple[dict[str, Any], ...]:
     """The functions as the engine takes them. `place` is where they are in each tool.
 
-    Raises Problem for too many, for two of one name, and for a name that calls can't be told by.
+    Raises Problem (400) for more than OpenAI takes, and as `functions_of` does.
     """
-    from runtime_stub.engine.calls import NAME
-
-    if len(tools) > MAX_TOOLS:
+    if len(functions) > MAX_TOOLS:
         raise Problem(400, f"tools: at most {MAX_TOOLS} are supported", "tools")
-    made: dict[str, dict[str, Any]] = {}
-    for number, function in enumerate(tools):
-        name = function.name
-        if name in made or not NAME.fullmatch(name):
-            param = f"tools[{number}]{place}.name"
-            why = "is there twice" if name in made else "must be of letters, digits, _ and -"
-            raise Problem(400, f"{param}: {name[:128]!r} {why}", param)
-        made[name] = {
-            "name": name,
-            "description": function.description or "",
-            "parameters": function.parameters or {"type": "object", "properties": {}},
-        }
-    return tuple(made.values())
+    offered = [(one.name, one.description, one.parameters) for one in functions]
+    return functions_of(offered, place)
 
 
 def tool_choice(choice: str | None, tools: Sequence[dict[str, Any]]) -> str:
