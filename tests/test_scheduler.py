@@ -6,8 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from runtime_stub.engine import aside
-from runtime_stub.engine import scheduler as module
+from runtime_stub.engine import aside, next_tokens, waiting
 from runtime_stub.engine.context import NO_ROOM, Context, ContextSize
 from runtime_stub.engine.job import Job
 from runtime_stub.engine.messages import (
@@ -232,8 +231,8 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def _fake_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Sampler", FakeSampler)
-    monkeypatch.setattr(module, "Candidates", lambda _size: None)
+    monkeypatch.setattr(waiting, "Sampler", FakeSampler)
+    monkeypatch.setattr(next_tokens, "Candidates", lambda _size: None)
 
 
 def test_one_request() -> None:

@@ -95,6 +95,11 @@ class Slot:
         self.aside = None
         self.places.clear()
 
+    def empty(self, context: Context) -> None:
+        """Take all that the context holds of it away."""
+        context.keep(self.sequence, 0)
+        self.forget()
+
     def bring_back(self, context: Context) -> None:
         """Give the context again what was put aside. Where it does not take it, it is lost."""
         if self.aside:
