@@ -201,6 +201,11 @@ def test_contents() -> None:
     )
 
 
+@pytest.mark.parametrize(("kept", "fresh"), [(None, False), (True, False), (False, True)])
+def test_what_was_read_before_need_not_be_used(kept: bool | None, fresh: bool) -> None:
+    assert asked(cache_prompt=kept).fresh == fresh
+
+
 @pytest.mark.parametrize(("stream", "whole"), [(None, True), (False, True), (True, False)])
 def test_calls_are_told_whole_where_nothing_is_streamed(stream: bool | None, whole: bool) -> None:
     assert asked(stream=stream).whole_calls == whole

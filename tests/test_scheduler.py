@@ -833,3 +833,42 @@ def test_what_lies_aside_stays_there_for_a_short_beginning() -> None:
     again = bench.ask("s" * 8 + "a" * 300 + "b", max_tokens=1)
     bench.run()
     assert again.cached == 308
+
+
+def test_a_fresh_request_reads_all_and_costs_nobody_what_can_be_put_aside() -> None:
+    bench = Bench(parallel=2, batch=512)
+    text = "s" * 100
+    bench.ask(text, max_tokens=1)
+    bench.run()
+    fresh = bench.ask(text, max_tokens=1, fresh=True)
+    bench.run()
+    assert (fresh.cached, fresh.text) == (0, "t")
+    assert bench.context.cleared == 1
+    again = bench.ask(text + "a", max_tokens=1)
+    bench.run()
+    assert again.cached == 100
+
+
+def test_a_fresh_request_beside_another_leaves_the_context_as_it_is() -> None:
+    bench = Bench(parallel=3, batch=512)
+    running = bench.ask("a" * 20, max_tokens=8)
+    bench.scheduler.step()
+    fresh = bench.ask("a" * 20, max_tokens=2, fresh=True)
+    bench.run()
+    assert bench.context.cleared == 0
+    assert fresh.cached == 0
+    assert (running.text, fresh.text) == ("bcdefghi", "bc")
+
+
+def test_a_fresh_request_always_has_the_first_sequences() -> None:
+    bench = Bench(parallel=4, batch=512)
+    for number in range(3):
+        bench.ask("abc"[number] * 80, max_tokens=1)
+        bench.run()
+        fresh = bench.ask("x" * 10, max_tokens=1, choices=2, fresh=True)
+        bench.run()
+        begun = [event for event in fresh.events if isinstance(event, Begun)]
+        assert begun == [Begun((0, 1))]
+    again = bench.ask("c" * 80 + "d", max_tokens=1)
+    bench.run()
+    assert again.cached == 80

@@ -28,6 +28,15 @@ def put_aside(slots: Sequence[Slot], context: Context, spare: Slot | None = None
             _take_out(slot, slots, context)
 
 
+def put_all_aside(slots: Sequence[Slot], context: Context) -> None:
+    """Leave the context as it was at its beginning, where nobody is at work. What idle slots hold
+    is put aside as far as possible, and else forgotten."""
+    for slot in slots:
+        if slot.tokens and not (context.cuttable and _take_out(slot, slots, context)):
+            slot.forget()
+    context.clear()
+
+
 def line_up(slot: Slot, slots: Sequence[Slot], context: Context) -> None:
     """Have what a slot holds lie before all that will follow it, where nobody else is at work: the
     same prompt then gives the same answer, bit by bit, whatever others have asked before. What

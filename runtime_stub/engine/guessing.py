@@ -42,7 +42,7 @@ class Guessing:
         """The text of `slot` goes on with `token`."""
         if slot.drafts is not None:
             slot.drafts.add(token)
-        elif slot.job is not None:
+        elif slot.job is not None and not slot.job.generation.fresh:
             slot.drafts = Drafts([*slot.job.tokens, token])
             slot.model_chance = self._model.new_chance() if self._model is not None else None
 

@@ -154,6 +154,9 @@ class Request:
     """Whether reasoning is told apart from the answer; if not, it is part of the text."""
     template_arguments: dict[str, Any] = field(default_factory=dict)
     """Further variables for the chat template."""
+    fresh: bool = False
+    """Whether all of the prompt is read, and nothing guessed ahead. When such a request is alone,
+    any model gives it the same answer, bit by bit, whatever was asked before."""
     adapters: tuple[tuple[str, float | None], ...] | None = None
     """(name, scale) of the LoRA adapters to answer with; for a scale of None the adapter's own.
     None takes those that always work."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from runtime_stub.engine.answer import Answer
-from runtime_stub.engine.aside import line_up, put_aside
+from runtime_stub.engine.aside import line_up, put_all_aside, put_aside
 from runtime_stub.engine.context import Context
 from runtime_stub.engine.endings import Endings
 from runtime_stub.engine.job import Job
@@ -125,6 +125,12 @@ class Waiting:
         nothing."""
         slots, context = self._slots, self._context
         is_alone = all(slot.job is None for slot in slots)
+        if job.generation.fresh:
+            chosen = self._emptied(job.generation.choices)
+            if is_alone:
+                put_all_aside(slots, context)
+                self._number(chosen)
+            return chosen
         first = place(
             slots,
             job.tokens,
@@ -133,15 +139,27 @@ class Waiting:
             self._warm,
             lambda needed: put_aside(slots, context, needed),
         )
-        others = [slot for slot in slots if slot.job is None and slot is not first]
-        others.sort(key=lambda slot: (bool(slot.tokens), slot.last_used))
-        others = others[: job.generation.choices - 1]
-        for slot in others:
-            slot.empty(context)
+        others = self._emptied(job.generation.choices - 1, first)
         put_aside(slots, context, first)
         if is_alone:
             line_up(first, slots, context)
         return [first, *others]
+
+    def _number(self, chosen: list[Slot]) -> None:
+        """Give these slots the first sequences of a context that holds nothing, and put them in the
+        order of a batch: sums can depend on both."""
+        chosen.sort(key=self._slots.index)
+        rest = [slot for slot in self._slots if slot not in chosen]
+        for sequence, slot in enumerate([*chosen, *rest]):
+            slot.sequence = sequence
+
+    def _emptied(self, count: int, spare: Slot | None = None) -> list[Slot]:
+        """So many free slots but for `spare`, those whose tokens are least likely to be wanted."""
+        free = [slot for slot in self._slots if slot.job is None and slot is not spare]
+        free.sort(key=lambda slot: (bool(slot.tokens), slot.last_used))
+        for slot in free[:count]:
+            slot.empty(self._context)
+        return free[:count]
 
 
 def promised(slots: Sequence[Slot]) -> int:

@@ -22,7 +22,7 @@ from runtime_stub.server.grammars import checked_grammar
 from runtime_stub.server.openai_chat import DONE, Head, finish_reason
 from runtime_stub.server.openai_errors import error_reply
 from runtime_stub.server.openai_requests import MAX_CHOICES, MAX_LOGPROBS, adapters_of, bounded
-from runtime_stub.server.openai_types import AdapterChoice, Harmless, StreamOptions, Usage, usage_of
+from runtime_stub.server.openai_types import GenerationFields, StreamOptions, Usage, usage_of
 from runtime_stub.server.replies import Mould, Problem, problem_of, sse
 from runtime_stub.server.sampling import limit_or, sampling_of, stops
 from runtime_stub.server.state import Served
@@ -31,7 +31,7 @@ from runtime_stub.server.streaming import KEEP_ALIVE
 MAX_PROMPTS = 64
 
 
-class CompletionRequest(Harmless, kw_only=True, forbid_unknown_fields=True):
+class CompletionRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/completions."""
 
     prompt: str | list[str | int | list[int]]
@@ -49,10 +49,6 @@ class CompletionRequest(Harmless, kw_only=True, forbid_unknown_fields=True):
     """How many alternatives to give to each token."""
     suffix: str | None = None
     """Not supported."""
-    grammar: str | None = None
-    """GBNF that the answer must follow."""
-    lora: list[AdapterChoice] | None = None
-    """Adapters to answer with, instead of those that the model's name means."""
 
 
 class OldLogprobs(msgspec.Struct):
@@ -140,6 +136,7 @@ async def completion_requests(asked: CompletionRequest, model: Served) -> list[R
             logprobs=logprobs,
             grammar=grammar,
             reasoning=False,
+            fresh=asked.cache_prompt is False,
             adapters=adapters,
         )
         for prompt in prompts

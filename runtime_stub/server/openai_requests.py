@@ -59,6 +59,7 @@ async def chat_request(chat: ChatRequest, model: Served) -> Request:
         whole_calls=not chat.stream,
         reasoning=chat.reasoning_format != "none",
         template_arguments=template_arguments(chat.reasoning_effort, chat.chat_template_kwargs),
+        fresh=chat.cache_prompt is False,
         adapters=adapters_of(chat.lora, model),
     )
 

@@ -141,7 +141,19 @@ class AdapterChoice(msgspec.Struct, forbid_unknown_fields=True):
     scale: float | None = None
 
 
-class ChatRequest(Harmless, kw_only=True, forbid_unknown_fields=True):
+class GenerationFields(Harmless, kw_only=True, forbid_unknown_fields=True):
+    """What both ways to have text generated share."""
+
+    grammar: str | None = None
+    """GBNF that the answer must follow."""
+    lora: list[AdapterChoice] | None = None
+    """Adapters to answer with, instead of those that the model's name means."""
+    cache_prompt: bool | None = None
+    """With false, all of the prompt is read, whatever was read before: when it is alone, the same
+    request gets the same answer from any model, bit by bit."""
+
+
+class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/chat/completions."""
 
     messages: list[Message]
@@ -158,16 +170,12 @@ class ChatRequest(Harmless, kw_only=True, forbid_unknown_fields=True):
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: TextFormat | JsonFormat | SchemaFormat | None = None
-    grammar: str | None = None
-    """GBNF that the answer must follow."""
     reasoning_effort: str | None = None
     """Told to the chat template; "none" turns reasoning off where the model can."""
     reasoning_format: Literal["auto", "none", "deepseek"] | None = None
     """With "none", reasoning is part of the content."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Further variables for the chat template."""
-    lora: list[AdapterChoice] | None = None
-    """Adapters to answer with, instead of those that the model's name means."""
     store: bool | None = None
     """Nothing is stored, whatever it says."""
     modalities: list[Literal["text"]] | None = None
