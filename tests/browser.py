@@ -28,7 +28,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 AXE = ROOT / "build" / "web" / "node_modules" / "axe-core" / "axe.min.js"
-PATIENCE = 60_000
+PATIENCE = 120_000
 """Milliseconds that anything may take on a busy machine."""
 
 

@@ -11,6 +11,8 @@ const LEAVING = 200; // milliseconds
 const running = new Map(); // of conversations, by their names, to what stops and what saves their answer
 
 export const isAnswering = (conversation) => running.has(conversation.id);
+/** The message that is being written in it; undefined where none is. */
+export const answerIn = (conversation) => running.get(conversation.id)?.node;
 export const stopAnswer = (conversation) => running.get(conversation.id)?.control.abort();
 
 /** Keep what has been written so far: the page is being left. */
@@ -21,7 +23,7 @@ export const saveAnswers = () => running.forEach(({ save }) => save());
 export async function answer(conversation, parent, wishes, on) {
   const control = new AbortController();
   const node = grow(conversation, parent.id, "assistant", { state: "writing", model: wishes.model });
-  running.set(conversation.id, { control, save: on.save });
+  running.set(conversation.id, { control, node, save: on.save });
   on.change(node);
   on.save();
   const saving = setInterval(on.save, SAVE_EVERY);
@@ -44,8 +46,8 @@ export async function answer(conversation, parent, wishes, on) {
     delete node.waiting;
     running.delete(conversation.id);
     conversation.updated = Date.now();
-    on.change(node);
     on.save();
+    on.change(node);
     on.end(node);
   }
 }
@@ -101,6 +103,10 @@ async function waitFor(error, node, signal, on) {
 
 function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
+    if (signal.aborted) {
+      reject(new DOMException("stopped", "AbortError"));
+      return;
+    }
     const stop = () => {
       clearTimeout(timer);
       reject(new DOMException("stopped", "AbortError"));

@@ -2,7 +2,8 @@
 
 import { $, h, openDialog, openMenu } from "./dom.js";
 import * as server from "./server.js";
-import { allConversations, forget, keep, oneConversation, openStore, setSetting, setting } from "./store.js";
+import { setSetting, setting } from "./store.js";
+import { conversations, discard, openConversations, save } from "./collection.js";
 import { choose, grow, newConversation, settle, shownPath } from "./conversation.js";
 import { answer, isAnswering, saveAnswers, stopAnswer } from "./answering.js";
 import { editLast, nameModels, setUpThread, showChange, showThread, toEnd } from "./thread.js";
@@ -15,7 +16,6 @@ import { ImportError, asJson, asMarkdown, download, readExport } from "./files.j
 const LOOK_AGAIN = { ok: 10000, loading: 700, lost: 1500, failed: 3000, closed: 1500 }; // milliseconds
 const NEARLY_FULL = 0.8; // of the context
 
-const conversations = new Map();
 let current = null; // what is open; null for a new one
 let pack = { name: "Chat", greeting: "", starters: [] };
 let models = [];
@@ -57,14 +57,6 @@ function showRoom() {
   }
 }
 
-async function save(conversation) {
-  try {
-    await keep(conversation);
-  } catch {
-    toast("This browser has no room left: the conversation is not kept. Delete some, or export it.");
-  }
-}
-
 // What a person does
 
 function send(text) {
@@ -83,7 +75,7 @@ function ask(conversation, parent) {
   if (isAnswering(conversation)) return;
   const on = {
     change: (node) => conversation === current && showChange(node),
-    save: () => conversations.has(conversation.id) && save(conversation),
+    save: () => conversations.get(conversation.id) === conversation && save(conversation),
     end(node) {
       if (conversation === current) {
         show();
@@ -101,10 +93,14 @@ function ask(conversation, parent) {
 }
 
 function editMessage(node, text) {
-  if (isAnswering(current)) return;
+  if (isAnswering(current)) {
+    toast("An answer is being written. Wait for its end, or stop it first.");
+    return false;
+  }
   toEnd();
   ask(current, grow(current, node.parent, "user", { content: text }));
   focusComposer();
+  return true;
 }
 
 function retry(node) {
@@ -135,32 +131,23 @@ function toolResults(node, texts) {
 
 function rename(id, title) {
   const conversation = conversations.get(id);
-  if (!conversation) return;
+  if (!conversation) {
+    showList();
+    return;
+  }
   conversation.title = title;
   conversation.named = true;
+  conversation.renamed = Date.now();
   save(conversation);
   if (current === conversation) show();
   showList();
 }
 
-// Whether it is gone. Where the browser can't write, it would be back with the next visit: it stays.
-async function discard(conversation) {
-  stopAnswer(conversation);
-  conversations.delete(conversation.id);
-  try {
-    await forget(conversation.id);
-    return true;
-  } catch {
-    conversations.set(conversation.id, settle(conversation));
-    toast(`“${conversation.title}” was not deleted: this browser can't change what it keeps. Try again.`);
-    return false;
-  }
-}
-
 async function remove(id) {
   const conversation = conversations.get(id);
+  if (!conversation) return; // another tab was quicker
+  const draft = setting(`draft.${id}`, null);
   if (!(await discard(conversation))) return;
-  setSetting(`draft.${id}`, null);
   if (current === conversation) open(null);
   else showList();
   toast(`“${conversation.title}” was deleted.`, {
@@ -168,6 +155,7 @@ async function remove(id) {
     act() {
       conversations.set(id, settle(conversation));
       save(conversation);
+      setSetting(`draft.${id}`, draft);
       open(id);
     },
   });
@@ -211,8 +199,9 @@ async function importFile(file) {
   try {
     const found = readExport(await file.text());
     for (const conversation of found) {
+      if (!(await save(conversation))) return;
       conversations.set(conversation.id, conversation);
-      await save(conversation);
+      showList();
     }
     showList();
     toast(found.length === 1 ? "One conversation was imported." : `${found.length} conversations were imported.`);
@@ -276,7 +265,7 @@ async function watch() {
     banner(null);
     if (before !== "ok") loadServer();
   } else if (state === "lost") {
-    banner(`There is no connection to ${pack.name}. Is it still running? Your conversations are safe, and this page reconnects by itself.`, { kind: "bad" });
+    showLost(pack.name);
   } else {
     banner(`The model can't answer: ${found.error ?? state}.`, { kind: "bad" });
   }
@@ -284,8 +273,17 @@ async function watch() {
   watching = setTimeout(watch, LOOK_AGAIN[state] ?? 3000);
 }
 
+function showLost(name) {
+  banner(`There is no connection to ${name}. Is it still running? Your conversations are safe, and this page reconnects by itself.`, { kind: "bad" });
+}
+
 async function loadServer() {
   try {
+    // Another pack may have been started at this address meanwhile.
+    if ((await server.face()).name !== pack.name) {
+      location.reload();
+      return;
+    }
     models = await server.models();
   } catch {
     return; // the next look at its health tells
@@ -346,21 +344,22 @@ function showPack() {
   $("starters").hidden = !pack.starters.length;
 }
 
-async function takeOver(id) {
-  // Another tab has changed it; what this one is writing itself, it knows better.
-  const mine = conversations.get(id);
-  if (mine && isAnswering(mine)) return;
-  const theirs = await oneConversation(id);
-  if (theirs) conversations.set(id, theirs);
-  else conversations.delete(id);
-  if (current?.id === id) {
-    current = theirs ?? null;
-    show();
+// Its name says which conversations are shown: before it is known none are, and none are kept.
+async function meetPack() {
+  for (;;) {
+    try {
+      pack = await server.face();
+      return;
+    } catch {
+      showLost("the assistant");
+      await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN.lost));
+    }
   }
-  showList();
 }
 
 async function start() {
+  server.onKeyWanted(askKey);
+  await meetPack();
   setUpSidebar({
     open,
     rename,
@@ -392,23 +391,29 @@ async function start() {
   document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && watch());
   window.addEventListener("pagehide", saveAnswers);
-  window.addEventListener("hashchange", () => open(location.hash.slice(1)));
-  server.onKeyWanted(askKey);
-
-  try {
-    pack = await server.face();
-    window.satchelLook.accent(pack.accent);
-    setSetting("accent", pack.accent);
-  } catch {
-    // it is not running any more: the banner will say so
-  }
+  window.addEventListener("pageshow", (event) => event.persisted && location.reload()); // it was told nothing meanwhile
+  window.addEventListener("hashchange", () => {
+    const id = location.hash.slice(1);
+    // The link to the message box leads to no conversation.
+    if (!id || conversations.has(id)) open(id);
+    else history.replaceState(null, "", current ? `#${current.id}` : location.pathname + location.search);
+  });
+  window.satchelLook.accent(pack.accent);
+  setSetting("accent", pack.accent);
   loadSettings(pack.name);
   setUpThread(pack.name, { edit: editMessage, retry, turn, result: toolResults });
   showPack();
   watch();
-  const kept = await openStore(pack.name, takeOver);
-  if (!kept) toast("This browser keeps nothing: conversations last as long as this page is open.");
-  for (const conversation of await allConversations()) conversations.set(conversation.id, settle(conversation));
+  await openConversations(pack.name, {
+    changed(conversation) {
+      if (current === conversation) show();
+      showList();
+    },
+    gone(conversation) {
+      if (current === conversation) open(null, { focus: false });
+      else showList();
+    },
+  });
   open(location.hash.slice(1));
   document.documentElement.dataset.ready = "";
 }

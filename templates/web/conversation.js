@@ -86,6 +86,36 @@ export function matches(conversation, words) {
   return words.every((word) => all.includes(word));
 }
 
+/** Take into `mine` what another tab has kept of it; `here` is the message that this one is writing.
+ * Messages are added and grow, and never go, so nothing of either is lost. Returns whether `theirs`
+ * lacks something. */
+export function merge(mine, theirs, here) {
+  let lacks = Object.keys(mine.nodes).some((id) => !theirs.nodes[id]);
+  for (const [id, node] of Object.entries(theirs.nodes)) {
+    const own = mine.nodes[id];
+    if (!own) mine.nodes[id] = node;
+    else if (own === here) continue;
+    else if (size(node) < size(own)) lacks = true;
+    else if (size(node) > size(own) || own.state === "writing") {
+      delete own.waiting;
+      Object.assign(own, node);
+    }
+  }
+  mine.chosen = { ...theirs.chosen, ...mine.chosen };
+  mine.updated = Math.max(mine.updated, theirs.updated);
+  const [ours, other] = [mine.renamed ?? 0, theirs.renamed ?? 0];
+  if (other > ours) Object.assign(mine, { title: theirs.title, named: theirs.named, renamed: other });
+  return lacks || other < ours;
+}
+
+// How far a message is: by what it says, and then by whether it is complete.
+function size(node) {
+  const length = node.content.length + (node.reasoning ?? "").length + JSON.stringify(node.calls ?? "").length;
+  return length + (node.state === "writing" ? 0 : 0.5);
+}
+
+export const isBeingWritten = (conversation) => Object.values(conversation.nodes).some((node) => node.state === "writing");
+
 /** Mark answers that were being written when the page was closed. */
 export function settle(conversation) {
   for (const node of Object.values(conversation.nodes)) if (node.state === "writing") node.state = "stopped";

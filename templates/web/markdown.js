@@ -75,6 +75,15 @@ const marked = new Marked({
 
 /** Show `text` in `container`. While it is `writing`, only what has changed is made anew. */
 export function showMarkdown(container, text, writing) {
+  try {
+    show(container, text, writing);
+  } catch (error) {
+    console.warn(error); // nested too deeply, as models that repeat themselves write
+    container.replaceChildren(h("p", { class: "block", text }));
+  }
+}
+
+function show(container, text, writing) {
   const tokens = marked.lexer(text);
   // A definition of a link changes what came before it.
   if (!writing && Object.keys(tokens.links).length) container.replaceChildren();

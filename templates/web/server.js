@@ -21,13 +21,13 @@ export class ConnectionLost extends Error {
 
 function kept(storage) {
   try {
-    return storage.getItem(KEY);
+    return storage().getItem(KEY); // browsers that keep nothing refuse the storage itself
   } catch {
     return null;
   }
 }
 
-let key = kept(sessionStorage) ?? kept(localStorage) ?? "";
+let key = kept(() => sessionStorage) ?? kept(() => localStorage) ?? "";
 let askKey = null;
 let asking = null;
 

@@ -59,6 +59,8 @@ function reflect() {
 }
 
 export function showList() {
+  // What is being typed there stays, whatever happens meanwhile: its end shows the list.
+  if (renaming && document.activeElement?.matches("#list input")) return;
   const all = on.list().sort((one, other) => other.updated - one.updated);
   const found = all.filter((conversation) => matches(conversation, words));
   const groups = new Map();

@@ -1,5 +1,6 @@
 // Conversations, kept in this browser. Where it keeps nothing, they last as long as the page.
 
+let place = ""; // the database's name
 let database = null;
 let channel = null;
 
@@ -11,14 +12,11 @@ function promised(request) {
 }
 
 /** Open the store of the pack called `name`: packs may share an address, one after the other.
- * `onChange(id)` is told what another tab has changed. Resolves to whether anything is kept. */
+ * `onChange({id, gone})` is told what another tab has changed, or deleted. Resolves to whether anything is kept. */
 export async function openStore(name, onChange) {
   try {
-    const opening = indexedDB.open(`satchel:${name}`, 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore("conversations", { keyPath: "id" });
-    database = await promised(opening);
-    // A newer page in another tab may need another shape.
-    database.onversionchange = () => database.close();
+    place = `satchel:${name}`;
+    await connect();
   } catch {
     return false;
   }
@@ -29,18 +27,40 @@ export async function openStore(name, onChange) {
   return true;
 }
 
-const table = () => database.transaction("conversations").objectStore("conversations");
+async function connect() {
+  const opening = indexedDB.open(place, 1);
+  opening.onupgradeneeded = () => opening.result.createObjectStore("conversations", { keyPath: "id" });
+  const found = await promised(opening);
+  // A newer page in another tab may need another shape.
+  found.onversionchange = () => found.close();
+  database = found;
+}
 
-export const allConversations = async () => (database ? promised(table().getAll()) : []);
+// Null where the browser has closed the database by itself: when site data is cleared, say.
+function begin(mode) {
+  try {
+    return database.transaction("conversations", mode);
+  } catch (error) {
+    if (error.name !== "InvalidStateError") throw error;
+    return null;
+  }
+}
 
-export const oneConversation = async (id) => (database ? promised(table().get(id)) : undefined);
+async function asked(ask) {
+  if (!begin("readonly")) await connect();
+  return promised(ask(begin("readonly").objectStore("conversations")));
+}
 
 /** What `ask` wants of the table is done for good when this resolves. The browser is told at once
  * that no more will follow: left to find that out by itself, it drops the change when the page is
  * closed or loaded again within the next moments. */
-function changed(ask) {
-  const transaction = database.transaction("conversations", "readwrite");
-  return new Promise((resolve, reject) => {
+async function changed(ask) {
+  let transaction = begin("readwrite"); // without a wait: the page may be leaving
+  if (!transaction) {
+    await connect();
+    transaction = begin("readwrite");
+  }
+  await new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve();
     transaction.onabort = () => reject(transaction.error);
     ask(transaction.objectStore("conversations"));
@@ -48,18 +68,22 @@ function changed(ask) {
   });
 }
 
+export const allConversations = async () => (database ? asked((table) => table.getAll()) : []);
+
+export const oneConversation = async (id) => (database ? asked((table) => table.get(id)) : undefined);
+
 /** Keep `conversation`. Rejects when there is no room. */
 export async function keep(conversation) {
   if (!database) return;
   await changed((table) => table.put(conversation));
-  channel?.postMessage(conversation.id);
+  channel?.postMessage({ id: conversation.id });
 }
 
 /** Keep it no longer. Rejects when the browser can't write. */
 export async function forget(id) {
   if (!database) return;
   await changed((table) => table.delete(id));
-  channel?.postMessage(id);
+  channel?.postMessage({ id, gone: true });
 }
 
 /** A small setting; the fallback where it was never set or nothing is kept. */

@@ -134,10 +134,9 @@ class Message extends View {
         class: "edit",
         onsubmit: (event) => {
           event.preventDefault();
-          if (!area.value.trim()) return;
+          if (!area.value.trim() || !actions.edit(this.node, area.value)) return;
           form.replaceWith(this.body);
           this.bar.hidden = false;
-          actions.edit(this.node, area.value);
         },
         onkeydown: (event) => {
           if (event.key === "Escape") leave();
