@@ -18,10 +18,13 @@ class Gate:
     def __init__(self, engine: ScriptedEngine | Exception) -> None:
         self._engine = engine
         self.open = threading.Event()
+        self.asked = threading.Event()
         self.progress: OnProgress = lambda _: None
+        """Once it was `asked`, what it tells how far it is."""
 
     def __call__(self, on_progress: OnProgress) -> ScriptedEngine:
         self.progress = on_progress
+        self.asked.set()
         self.open.wait(10)
         if isinstance(self._engine, Exception):
             raise self._engine
@@ -47,6 +50,7 @@ def test_progress_of_what_comes_before_loading() -> None:
     gate = Gate(ScriptedEngine())
     engine = BackgroundEngine(gate)
     assert not engine.extracting
+    assert gate.asked.wait(10)
     gate.progress(0.25)
     assert (engine.extracting, engine.status.progress) == (True, 0.25)
     gate.progress(1.0)

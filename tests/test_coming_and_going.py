@@ -29,6 +29,8 @@ CLIENTS = 200
 CHAT = "/v1/chat/completions"
 GROWTH = 24 << 20
 """Bytes by which memory may grow after the warm-up: allocators keep some of what is in use."""
+ENDLESS = {"0": -100, "2": -100}
+"""Against the tokens that end a text and an answer: it goes on for as long as it may."""
 
 
 @dataclass
@@ -174,15 +176,31 @@ def test_clients_that_come_and_go(here: Place, seconds: int) -> None:
         assert server.told == []
 
 
-def ask(address: str, **fields: Any) -> httpx.Response:
-    body = {"messages": [{"role": "user", "content": "Tell me a very long story."}], **fields}
-    return httpx.post(f"{address}{CHAT}", json=body, timeout=120)
+def ask(client: httpx.Client, address: str, **fields: Any) -> httpx.Response:
+    body = {
+        "messages": [{"role": "user", "content": "Tell me a very long story."}],
+        "logit_bias": ENDLESS,
+        **fields,
+    }
+    return client.post(f"{address}{CHAT}", json=body, timeout=120)
 
 
 def test_more_than_may_wait(here: Place) -> None:
     """One is answered, two wait, all others are told when to come back."""
-    with serving(here, "--parallel", "1", "--queue", "2") as server, ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(ask, server.address, max_tokens=150) for _ in range(8)]
+    together = threading.Barrier(8)
+
+    def crowd_in(client: httpx.Client, address: str) -> httpx.Response:
+        # All are to be there before the first answer ends. So that is a long one, and they share a
+        # client: to make one takes as long as a dozen tokens.
+        together.wait(30)
+        return ask(client, address, max_tokens=400)
+
+    with (
+        serving(here, "--parallel", "1", "--queue", "2") as server,
+        httpx.Client() as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        futures = [pool.submit(crowd_in, client, server.address) for _ in range(8)]
         replies = [future.result() for future in futures]
         assert sorted(reply.status_code for reply in replies) == [200] * 3 + [503] * 5
         for reply in replies:
@@ -193,10 +211,12 @@ def test_more_than_may_wait(here: Place) -> None:
 
 
 def test_a_request_that_takes_too_long(here: Place) -> None:
-    with serving(here, "--timeout", "1.5", "--parallel", "1") as server:
+    with (
+        serving(here, "--timeout", "1.5", "--parallel", "1") as server,
+        httpx.Client() as client,
+    ):
         started = time.monotonic()
-        endless = {"0": -100, "2": -100}  # the tokens that end a text and an answer
-        reply = ask(server.address, max_tokens=5000, logit_bias=endless)
+        reply = ask(client, server.address, max_tokens=5000)
         assert time.monotonic() - started < 20
         assert reply.status_code == 503, reply.text
         assert int(reply.headers["retry-after"]) >= 1

@@ -20,7 +20,9 @@ from engine_fixtures import (
 from fake_model import Fakes, end_all, fakes, short, started
 
 from runtime_stub.engine.engine import Engine
+from runtime_stub.engine.interface import AnyTicket, Sink
 from runtime_stub.engine.messages import (
+    LAST_EVENTS,
     AnyRequest,
     Begun,
     EmbedRequest,
@@ -110,23 +112,34 @@ def test_cancel_stops_soon(sample_engine: Engine) -> None:
     while not isinstance(events.get(timeout=10), Text):
         pass
     ticket.cancel()
-    start = time.monotonic()
+    # Counted in tokens: how long one takes depends on what else the machine does.
+    more = -events.qsize()
     while not isinstance(event := events.get(timeout=10), (Finished, Failed)):
-        pass
+        more += 1
     assert finished([event]).reason == "cancelled"
-    assert time.monotonic() - start < 1
+    assert more < 20
     ticket.cancel()
 
 
-def test_leaving_the_loop_cancels(sample_engine: Engine) -> None:
+def test_leaving_the_loop_cancels(sample_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = sample_engine.submit
+    heard: list[Event] = []
+
+    def overheard(request: AnyRequest, sink: Sink) -> AnyTicket:
+        def both(event: Event) -> None:
+            heard.append(event)
+            sink(event)
+
+        return submit(request, both)
+
+    monkeypatch.setattr(sample_engine, "submit", overheard)
     for event in sample_engine.answer(ask(STORY, max_tokens=1500)):
         if isinstance(event, Text):
             break
-    start = time.monotonic()
-    # All slots are free again, or this would wait for one.
-    for _ in range(4):
-        answered(sample_engine, ask(FRANCE, max_tokens=1))
-    assert time.monotonic() - start < 3
+    assert eventually(lambda: isinstance(heard[-1], LAST_EVENTS))
+    # Had it gone on, it would have ended for its length.
+    assert finished(heard).reason == "cancelled"
+    assert not sample_engine._unfinished
 
 
 def test_stop_string_and_limit(sample_engine: Engine) -> None:

@@ -51,7 +51,7 @@ def test_requests_wait_for_the_model(fakes: Fakes) -> None:
     engine.submit(short(), events.put)
     assert not engine.wait_ready(0.05)
     assert engine.status.state == "loading"
-    assert engine.status.progress == 0.5
+    assert eventually(lambda: engine.status.progress == 0.5)
     assert engine.facts is None
     assert events.empty()
     fakes.may_load.set()

@@ -4,6 +4,8 @@ import asyncio
 import dataclasses
 import json
 import re
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -106,6 +108,25 @@ def test_embeddings() -> None:
     assert metrics(scripted([Embeddings(((1.0,),), 7)]), call)["satchel_prompt_tokens_total"] == 7
 
 
+async def polled(
+    ask: Callable[[], Awaitable[httpx.Response]], is_it: Callable[[httpx.Response], bool]
+) -> httpx.Response:
+    """The first reply that is what is waited for; the last one, where none is for long."""
+    until = time.monotonic() + 20
+    while not is_it(reply := await ask()) and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+    return reply
+
+
+def is_running(metrics: httpx.Response) -> bool:
+    found = re.search(r"^satchel_requests_running (\S+)$", metrics.text, re.MULTILINE)
+    return found is not None and float(found[1]) > 0
+
+
+def is_processing(slots: httpx.Response) -> bool:
+    return any(slot["is_processing"] for slot in slots.json())
+
+
 def test_requests_under_way() -> None:
     async def watch() -> list[Any]:
         engine = scripted([], [Begun((1,)), PromptRead(1, 0)])
@@ -113,10 +134,9 @@ def test_requests_under_way() -> None:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             tasks = [asyncio.create_task(client.post(CHAT[1], json=CHAT[2])) for _ in range(2)]
-            while len(engine.requests) < 2:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.05)
-            seen = [(await client.get("/metrics")).text, (await client.get("/slots")).json()]
+            # The engine tells from threads of its own: of the slot, then that it has read.
+            during = await polled(lambda: client.get("/metrics"), is_running)
+            seen = [during.text, (await client.get("/slots")).json()]
             for ticket in engine.tickets:
                 ticket.cancel()
             await asyncio.gather(*tasks)
@@ -143,13 +163,10 @@ def test_slots_of_an_engine_that_answers_for_several_models() -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             body = {**CHAT[2], "model": "pack:red"}
             task = asyncio.create_task(client.post(CHAT[1], json=body))
-            while not engine.requests:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.05)
-            slots = (await client.get("/slots")).json()
+            reply = await polled(lambda: client.get("/slots"), is_processing)
             engine.tickets[0].cancel()
             await task
-            return slots
+            return reply.json()
 
     assert asyncio.run(watch()) == [
         {"id": 0, "model": "pack", "is_processing": False},

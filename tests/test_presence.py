@@ -10,7 +10,7 @@ import pytest
 from engine_fixtures import eventually
 from scripted_process import AGAIN, DONE, HELLO, SERVE, Answer, Made, Make, Scripted, submit
 
-from runtime_stub.engine import supervisor
+from runtime_stub.engine import pulse, supervisor
 from runtime_stub.engine.messages import EngineSettings, Failed, Finished, Status, Text
 from runtime_stub.engine.remote import RemoteEngine
 from runtime_stub.engine.residence import Residence, Stay
@@ -20,6 +20,9 @@ from runtime_stub.engine.residence import Residence, Stay
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(supervisor, "LOOK", 0.05)
+    # Looks are short here, and a process is silent until Python has started.
+    monkeypatch.setattr(pulse, "PING_AFTER", 10**9)
+    monkeypatch.setattr(pulse, "PATIENCE", 10**9)
 
 
 @pytest.fixture
@@ -202,8 +205,9 @@ class TestIdle:
         engine, _ = make(Stay())
         assert engine.wait_ready(10)
         answer = Answer()
-        engine.submit(HELLO.__class__(text="wait"), answer).cancel()
-        engine.unload_after(0.0)
+        ticket = engine.submit(HELLO.__class__(text="wait"), answer)
+        engine.unload_after(0.0)  # it is to be known when the answer ends
+        ticket.cancel()
         assert eventually(is_in(engine, "unloaded"), 10)
 
 

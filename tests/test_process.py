@@ -152,10 +152,17 @@ def loading(start: Callable[[Load], Harness], engine: HandEngine) -> Harness:
     return harness
 
 
+def settled(harness: Harness) -> Any:
+    """The first message after the engine has settled. A look at the progress that falls between
+    its last status and the end of the wait for that tells of it first."""
+    message = harness.get()
+    return harness.get() if message == Status("loading", 1.0) else message
+
+
 @pytest.fixture
 def ready(loading: Harness, engine: HandEngine) -> Harness:
     engine.settle()
-    assert loading.get() == FACTS
+    assert settled(loading) == FACTS
     assert loading.get() == Status("ready", 1.0)
     return loading
 
@@ -217,7 +224,7 @@ def test_it_answers_pings_whatever_it_does(loading: Harness, engine: HandEngine)
     loading.parent.send(Ping())
     assert loading.get() == Ping()
     engine.settle()
-    assert [loading.get(), loading.get()] == [FACTS, Status("ready", 1.0)]
+    assert [settled(loading), loading.get()] == [FACTS, Status("ready", 1.0)]
     loading.parent.send(Ping())
     assert loading.get() == Ping()
 
@@ -316,7 +323,7 @@ def test_engine_that_can_not_be_made(
 
 def test_model_that_can_not_be_loaded(loading: Harness, engine: HandEngine) -> None:
     engine.settle("failed", "no memory")
-    assert loading.get() == Status("failed", message="no memory")
+    assert settled(loading) == Status("failed", message="no memory")
     assert loading.code == EngineError.exit_code
 
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from running_pack import wait_for
@@ -70,15 +71,18 @@ class TestAnswers:
         )
         assert engine.wait_ready(5)
 
-    def test_status_and_facts(self, make: Make) -> None:
+    def test_status_and_facts(self, make: Make, tmp_path: Path) -> None:
+        seen = tmp_path / "seen"
         engine, _ = make(
-            "wire.send(Status('loading', 0.5)); time.sleep(0.2)\n"
+            "wire.send(Status('loading', 0.5))\n"
+            f"while not os.path.exists({str(seen)!r}): time.sleep(0.01)\n"
             "wire.send(ModelFacts('tiny', 1, 2, 3, 4, '', 5, '', True, False, 6, ''))\n" + SERVE
         )
         assert engine.facts is None
         assert not engine.wait_ready(0.01)
-        wait_for(lambda: engine.status == Status("loading", 0.5), "progress", 5)
-        assert engine.wait_ready(5)
+        wait_for(lambda: engine.status == Status("loading", 0.5), "progress", 20)
+        seen.touch()
+        assert engine.wait_ready(20)
         facts: ModelFacts | None = engine.facts
         assert facts is not None
         assert facts.description == "tiny"
@@ -181,6 +185,7 @@ class TestClose:
     def test_close_while_it_starts(self, make: Make) -> None:
         engine, scripted = make(SERVE)
         answer = submit(engine, "a")
+        wait_for(lambda: scripted.processes, "starting", 20)
         engine.close()
         assert answer.last == CLOSED
         assert [process.returncode for process in scripted.processes] == [0]

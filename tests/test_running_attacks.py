@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,20 +31,43 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return found
 
 
+class Server:
+    """A running pack. What it logs is read all the time: it would wait for that."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.pid = process.pid
+        self.process = process
+        self.address = address_of(process)
+        self._told: list[str] = []
+        assert process.stderr is not None
+        self._reader = threading.Thread(target=self._told.extend, args=(process.stderr,))
+        self._reader.start()
+
+    def told(self) -> list[str]:
+        """All lines of its log, but for the one that says where it listens. Waits for its end."""
+        self._reader.join(60)
+        assert not self._reader.is_alive()
+        return [line.rstrip("\n") for line in self._told]
+
+
 @pytest.fixture
-def server(ready: Place) -> Iterator[subprocess.Popen[str]]:
+def server(ready: Place) -> Iterator[Server]:
     process = ready.start("serve", "--port", "0", "--access-log")
-    yield process
-    process.kill()
+    try:
+        server = Server(process)
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+    server.told()
     process.communicate()
 
 
 @pytest.fixture
-def address(server: subprocess.Popen[str]) -> str:
+def address(server: Server) -> str:
     """Of the server, once its model is loaded."""
-    found = address_of(server)
-    wait_for(lambda: healthy(found), "loading the model", 120)
-    return found
+    wait_for(lambda: healthy(server.address), "loading the model", 120)
+    return server.address
 
 
 def healthy(address: str) -> bool:
@@ -72,7 +96,7 @@ def memory(process: int) -> int:
     return int(text.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def test_ten_thousand_connections(server: subprocess.Popen[str], address: str) -> None:
+def test_ten_thousand_connections(server: Server, address: str) -> None:
     """They come in waves that are larger than what the server takes; others are served still."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wave = 2 * MOST
@@ -92,7 +116,7 @@ def test_ten_thousand_connections(server: subprocess.Popen[str], address: str) -
     wait_for(lambda: len(list(Path(f"/proc/{server.pid}/fd").iterdir())) < MOST // 4, "closing")
 
 
-def test_bodies_beyond_memory_are_refused(server: subprocess.Popen[str], address: str) -> None:
+def test_bodies_beyond_memory_are_refused(server: Server, address: str) -> None:
     """Before a byte of them is taken; what is there already goes on."""
     head = (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
@@ -137,9 +161,7 @@ def test_names_and_pages_of_others(address: str) -> None:
         assert answer.status_code == 403
 
 
-def test_the_access_log_says_only_what_happened(
-    server: subprocess.Popen[str], address: str
-) -> None:
+def test_the_access_log_says_only_what_happened(server: Server, address: str) -> None:
     evil = "/%0a%7b%22status%22%3a200%7d%1b%5b2J%c2%9b%7f%e2%80%ae"
     assert httpx.get(address + evil).status_code == 404
     answer = rest(
@@ -149,9 +171,8 @@ def test_the_access_log_says_only_what_happened(
         )
     )
     assert answer.startswith(b"HTTP/1.1 4")
-    server.send_signal(signal.SIGTERM)
-    assert server.stderr is not None
-    lines = server.stderr.read().splitlines()
+    server.process.send_signal(signal.SIGTERM)
+    lines = server.told()
     logged = [json.loads(line) for line in lines if line.startswith("{")]
     assert [entry for entry in logged if entry["path"].startswith("/\n{")]
     assert all(line.isascii() and line.isprintable() for line in lines)

@@ -118,6 +118,8 @@ def test_engine_hangs_during_an_answer(server: subprocess.Popen[str], address: s
 def test_engine_dies_while_idle(server: subprocess.Popen[str], address: str) -> None:
     engine = engine_of(server)
     os.kill(engine, signal.SIGKILL)
+    # It is waited for only once its end was seen: what comes now is for the next one.
+    wait_for(lambda: not Path(f"/proc/{engine}").exists(), "waiting for it")
     assert "Paris" in answer(address).text
     assert server.poll() is None
 
@@ -150,7 +152,7 @@ def test_server_ends_and_the_engine_with_it(
         except OSError:
             return True
 
-    wait_for(gone, "the end of the engine", 1)
+    wait_for(gone, "the end of the engine", 20)  # it has nothing else to end for
 
 
 def test_engine_is_started_by_servers_alone(ready: Place) -> None:

@@ -143,8 +143,9 @@ def test_every_thread_has_the_filter(server: subprocess.Popen[str]) -> None:
         filters = {status["Seccomp_filters"] for status in statuses(engine)}
         assert filters == {"2"}
         os.kill(engine, signal.SIGKILL)
-        ended = Path(f"/proc/{engine}/exe")
-        wait_for(lambda ended=ended: not ended.exists(), "its end")  # type: ignore[misc]
+        # It is waited for only once its end was seen: from then on the server isn't ready.
+        there = Path(f"/proc/{engine}")
+        wait_for(lambda there=there: not there.exists(), "its end")  # type: ignore[misc]
 
 
 def test_info_says_what_is_in_force(ready: Place) -> None:

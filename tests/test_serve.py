@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import signal
 import socket
@@ -35,6 +37,22 @@ async def hello(_request: Request) -> Response:
 
 
 @contextmanager
+def process_kept_as_it_is() -> Iterator[None]:
+    """`run` has its process to itself and does not put back what it sets there. Here other tests
+    follow."""
+    with contextlib.ExitStack() as afterwards:
+        afterwards.callback(sys.setswitchinterval, sys.getswitchinterval())
+        log = logging.getLogger("asyncio")
+        afterwards.callback(log.setLevel, log.level)
+        with contextlib.suppress(ImportError):
+            import resource
+
+            files = resource.RLIMIT_NOFILE
+            afterwards.callback(resource.setrlimit, files, resource.getrlimit(files))
+        yield
+
+
+@contextmanager
 def serving(listener: socket.socket, answer: Any = hello) -> Iterator[uvicorn.Server]:
     """Serve something until the block ends."""
     servers: list[uvicorn.Server] = []
@@ -47,15 +65,16 @@ def serving(listener: socket.socket, answer: Any = hello) -> Iterator[uvicorn.Se
     ready = threading.Event()
     app = Starlette(routes=[Route("/", answer)])
     thread = threading.Thread(target=run, args=(app, listener, ready.set))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uvicorn.Server, "startup", startup)
-        thread.start()
-        assert ready.wait(10)
-    try:
-        yield servers[0]
-    finally:
-        servers[0].should_exit = True
-        thread.join(10)
+    with process_kept_as_it_is():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(uvicorn.Server, "startup", startup)
+            thread.start()
+            assert ready.wait(10)
+        try:
+            yield servers[0]
+        finally:
+            servers[0].should_exit = True
+            thread.join(10)
     assert not thread.is_alive()
     assert listener.fileno() == -1
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from scripted_process import (
     watched,
 )
 
-from runtime_stub.engine import supervisor
+from runtime_stub.engine import pulse, supervisor
 from runtime_stub.engine.dispatch import Dispatch
 from runtime_stub.engine.messages import (
     EngineSettings,
@@ -210,6 +211,11 @@ time.sleep(60)
 """
 
 
+def state_of(number: int) -> str:
+    """The letter of proc(5) for what a process does. Raises OSError when there is none."""
+    return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
 def test_parent_that_is_killed_takes_the_process_along() -> None:
     code = PARENT_CODE.format(tests=str(ROOT / "tests"), root=str(ROOT))
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -221,10 +227,19 @@ def test_parent_that_is_killed_takes_the_process_along() -> None:
     def gone() -> bool:
         with contextlib.suppress(OSError):
             # Nobody may be there to reap it.
-            return "Z" in Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1]
+            return state_of(number) == "Z"
         return True
 
-    wait_for(gone, "the end of the process", 1)
+    wait_for(gone, "the end of the process", 20)  # it has nothing else to end for
+
+
+@contextlib.contextmanager
+def endless_patience() -> Iterator[None]:
+    """For processes that start: until Python has, they are silent, on a busy machine for longer
+    than `watched` allows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pulse, "PATIENCE", 10**9)
+        yield
 
 
 @pytest.mark.usefixtures("watched")
@@ -232,22 +247,25 @@ class TestHung:
     """Processes that neither work nor end."""
 
     def test_one_that_is_stopped(self, make: Make) -> None:
-        engine, scripted = make(SERVE)
-        engine.wait_ready(10)
+        with endless_patience():
+            engine, scripted = make(SERVE)
+            assert engine.wait_ready(30)
         answer = submit(engine, "wait")
         (first,) = scripted.processes
         os.kill(first.pid, signal.SIGSTOP)
         assert answer.last == Failed(
             "engine", "the engine did not respond any more and was ended", AGAIN
         )
-        assert submit(engine, "Hello").last == DONE
+        with endless_patience():
+            assert submit(engine, "Hello").last == DONE
         assert first.wait(5) == -signal.SIGKILL
         assert len(scripted.processes) == 2
 
     def test_one_that_computes_for_long(self, make: Make) -> None:
         """It answers pings, and nothing else for much longer than patience lasts."""
-        engine, scripted = make(SERVE)
-        engine.wait_ready(10)
+        with endless_patience():
+            engine, scripted = make(SERVE)
+            assert engine.wait_ready(30)
         answer = submit(engine, "wait")
         assert not answer.ended.wait(4)
         assert submit(engine, "Hello").last == DONE
@@ -255,17 +273,25 @@ class TestHung:
 
     def test_one_whose_work_never_ends(self, make: Make) -> None:
         """Twice its time has passed, and nobody there gives the request up."""
-        engine, scripted = make(SERVE, timeout=0.4)
-        engine.wait_ready(10)
-        answer = submit(engine, "wait")
-        assert answer.last == Failed(
-            "engine", "the engine did not get on with a request and was ended", AGAIN
-        )
-        # On a busy machine the next one may take longer to start than a request may wait.
-        assert eventually(lambda: submit(engine, "Hello").last == DONE, 30)
+        with endless_patience():
+            engine, scripted = make(SERVE, timeout=0.4)
+            assert engine.wait_ready(30)
+            answer = submit(engine, "wait")
+            assert answer.last == Failed(
+                "engine", "the engine did not get on with a request and was ended", AGAIN
+            )
+            # On a busy machine the next one may take longer to start than a request may wait.
+            assert eventually(lambda: submit(engine, "Hello").last == DONE, 30)
         assert len(scripted.processes) == 2
 
     def test_one_that_is_stopped_while_it_loads(self, make: Make) -> None:
-        engine, scripted = make("os.kill(os.getpid(), signal.SIGSTOP)", SERVE)
-        assert submit(engine, "Hello").last == DONE
+        with endless_patience():
+            engine, scripted = make("os.kill(os.getpid(), signal.SIGSTOP)", SERVE)
+            answer = submit(engine, "Hello")
+            wait_for(lambda: scripted.processes, "starting", 20)
+            (first,) = scripted.processes
+            wait_for(lambda: state_of(first.pid) == "T", "stopping", 20)
+        assert first.wait(20) == -signal.SIGKILL
+        with endless_patience():
+            assert answer.last == DONE
         assert len(scripted.processes) == 2

@@ -74,7 +74,7 @@ def test_there_and_back(pack: Place) -> None:
     assert known(pack) is None
     assert "not measured yet" in pack.run("info").stdout
     (found,) = json.loads(pack.run("tune", "--json").stdout)
-    assert found["seconds"] < 5.5
+    assert found["seconds"] < 10  # it has 4.5, and ends what it is at
     assert found["profile"]["repack"] is False
     if found["file"] is None:  # it was too busy to be believed
         assert "other programs took" in found["note"]
