@@ -94,9 +94,12 @@ def test_there_and_back(pack: Place) -> None:
 def test_repacked_weights_are_tried_where_they_are_not_unasked(pack: Place, tmp_path: Path) -> None:
     def tried(place: Place) -> set[str]:
         (found,) = json.loads(place.run("tune", "--json").stdout)
-        if "there was no time" in found["note"]:
+        settings = {trial["setting"] for trial in found["trials"]}
+        # The second takes the place of the first.
+        busy = any(why in found["note"] for why in ("there was no time", "other programs took"))
+        if busy and "repack" not in settings:
             pytest.skip("this machine is too busy to measure it all")
-        return {trial["setting"] for trial in found["trials"]}
+        return settings
 
     model = tiny_models.hybrid(tmp_path / "hybrid.gguf")
     satchel("pack", model, "-o", tmp_path / "hybrid")
