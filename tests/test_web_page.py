@@ -517,7 +517,7 @@ def test_settings(chat: Chat) -> None:
     field = chat.page.get_by_role("textbox", name="System prompt")
     assert field.input_value() == "You are a helpful assistant."
     expect(chat.page.get_by_label("Temperature")).to_have_attribute("placeholder", "0")
-    expect(chat.page.get_by_label("Longest answer")).to_have_attribute("placeholder", "1500")
+    expect(chat.page.get_by_label("Longest answer")).to_have_attribute("placeholder", "1000")
     field.fill("Be brief.")
     chat.page.get_by_label("Temperature").fill("0.5")
     chat.page.get_by_text("Structured answers and tools").click()
