@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from engine_fixtures import ScriptedEngine, eventually
+from running_pack import ROOT
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from test_serve import serving
@@ -229,3 +232,33 @@ def test_events_of_the_loop_do_not_overtake_those_of_threads() -> None:
         return seen
 
     assert asyncio.run(play()) == [Text(str(number)) for number in range(10)]
+
+
+LEFT = """
+import asyncio, sys
+from starlette.requests import Request
+from runtime_stub.server.bridge import has_left
+
+async def main():
+    left = asyncio.Event()
+
+    async def receive():
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    http = Request({"type": "http"}, receive)
+    seen = [await has_left(http), await has_left(http)]
+    left.set()
+    print(*seen, await has_left(http), "anyio._backends._asyncio" in sys.modules)
+    assert len(asyncio.all_tasks()) == 1
+
+asyncio.run(main())
+"""
+
+
+def test_looking_after_a_client_loads_nothing() -> None:
+    """In an interpreter of its own: tests' clients have loaded it here."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False", "True", "False"]

@@ -872,3 +872,43 @@ def test_a_fresh_request_always_has_the_first_sequences() -> None:
     again = bench.ask("c" * 80 + "d", max_tokens=1)
     bench.run()
     assert again.cached == 80
+
+
+def test_a_long_conversation_stays_where_it_is_while_answers_are_written() -> None:
+    """Copying it would be felt as a halt in those."""
+    bench = Bench(parallel=4, tokens=4000, batch=512)
+    for text in ("l" * 1000, "s" * 100):
+        bench.ask(text, max_tokens=1)
+        bench.run()
+    running = bench.ask("r" * 20, max_tokens=400)
+    slots = bench.scheduler._slots
+    bench.scheduler.step()
+    assert [bool(slot.aside) for slot in slots] == [True, True, False, False]  # it was alone
+    again = bench.ask("l" * 1000 + "m", max_tokens=1)
+    while again.end is None:
+        bench.scheduler.step()
+    assert again.cached == 1000
+    bench.ask("x", max_tokens=1)
+    for _ in range(3):
+        bench.scheduler.step()
+    assert running.end is None
+    assert [bool(slot.aside) for slot in slots] == [False, True, False, False]
+    bench.run()
+    bench.ask("y", max_tokens=1)  # nobody writes any more
+    bench.run()
+    assert slots[0].aside
+
+
+def test_what_there_is_no_room_for_is_put_aside_not_lost() -> None:
+    bench = Bench(parallel=3, tokens=200, batch=512)
+    running = bench.ask("A" * 20, max_tokens=60)
+    bench.scheduler.step()
+    idle = bench.ask("l" * 130, max_tokens=1)
+    while idle.end is None:
+        bench.scheduler.step()
+    bench.run()
+    assert running.reason == "length"
+    assert len(running.text) == 60
+    again = bench.ask("l" * 130 + "m", max_tokens=1)
+    bench.run()
+    assert again.cached == 130

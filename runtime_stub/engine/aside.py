@@ -15,17 +15,39 @@ from runtime_stub.engine.slots import Slot
 LIMIT = 256 << 20
 """Bytes that may lie aside. Large models soon reach it, and what is beyond stays in the context:
 there the cells cost little beside the weights."""
+MEANWHILE = 256
+"""Tokens that may be copied out between two steps of answers: 5 ms with SmolLM2, which is about a
+step. A thousand would be felt as a halt; they wait until nobody writes."""
 _WORTH = 64
 """Tokens that are worth the trouble."""
 
 
-def put_aside(slots: Sequence[Slot], context: Context, spare: Slot | None = None) -> None:
-    """Make the context hold nothing of idle slots but of `spare`, as far as LIMIT allows."""
+def put_aside(slots: Sequence[Slot], context: Context, spare: Slot, room: int) -> None:
+    """Make the context hold nothing of idle slots but of `spare`, as far as LIMIT allows. While
+    answers are being written, only MEANWHILE, if there is `room` for so many tokens anyway."""
     if not context.cuttable:
         return
+    held = sum(len(slot.tokens) for slot in slots if not slot.aside)
+    is_writing = any(slot.next_token is not None for slot in slots)
+    is_room = held + room <= context.size.tokens
+    most = MEANWHILE if is_writing and is_room else context.size.tokens
     for slot in sorted(slots, key=lambda slot: -slot.last_used):
-        if slot.job is None and slot is not spare and len(slot.tokens) >= _WORTH:
-            _take_out(slot, slots, context)
+        if slot.job is not None or slot is spare or slot.aside:
+            continue
+        if _WORTH <= len(slot.tokens) <= most and _take_out(slot, slots, context):
+            most -= len(slot.tokens)
+
+
+def make_room(slots: Sequence[Slot], context: Context) -> bool:
+    """Put aside, or else forget, what an idle slot holds that was used longest ago. False where
+    none holds anything."""
+    idle = [slot for slot in slots if slot.job is None and slot.tokens and not slot.aside]
+    if not idle:
+        return False
+    oldest = min(idle, key=lambda slot: slot.last_used)
+    if not (context.cuttable and _take_out(oldest, slots, context)):
+        oldest.empty(context)
+    return True
 
 
 def put_all_aside(slots: Sequence[Slot], context: Context) -> None:

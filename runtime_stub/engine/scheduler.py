@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from runtime_stub.engine.aside import make_room
 from runtime_stub.engine.context import NO_ROOM, Context
 from runtime_stub.engine.endings import Endings
 from runtime_stub.engine.guessing import Guessing, Wish
@@ -215,10 +216,8 @@ class Scheduler:
         return self._context.add(token, position, slot.sequence, output=output, choice=choice)
 
     def _make_room(self) -> None:
-        """The cache is full: forget an idle slot, or else end the longest choice."""
-        idle = [s for s in self._slots if s.job is None and s.tokens and not s.aside]
-        if idle:
-            min(idle, key=lambda slot: slot.last_used).empty(self._context)
+        """The cache is full: an idle slot makes way, or else the longest choice ends."""
+        if make_room(self._slots, self._context):
             return
         busy = [slot for slot in self._slots if slot.job is not None and not slot.waits]
         self._endings.end(max(busy, key=lambda slot: len(slot.tokens)), "length")

@@ -137,10 +137,10 @@ class Waiting:
             context,
             job.mix,
             self._warm,
-            lambda needed: put_aside(slots, context, needed),
+            lambda wanted: put_aside(slots, context, wanted, len(wanted.tokens)),
         )
         others = self._emptied(job.generation.choices - 1, first)
-        put_aside(slots, context, first)
+        put_aside(slots, context, first, len(job.tokens) - len(first.tokens))
         if is_alone:
             line_up(first, slots, context)
         return [first, *others]

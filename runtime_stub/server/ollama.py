@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from runtime_stub.engine.interface import AnyTicket, Sink
 from runtime_stub.engine.messages import AnyRequest, Embeddings, EmbedRequest, Failed, Request
-from runtime_stub.server.bridge import Events, ask
+from runtime_stub.server.bridge import Events, ask, has_left
 from runtime_stub.server.face import Face, Operation
 from runtime_stub.server.grammars import json_grammar, schema_grammar
 from runtime_stub.server.ollama_models import description, list_entry, running_entry
@@ -219,7 +219,7 @@ class _Handlers:
         while engine.status.state == "loading":
             if time.monotonic() > until:
                 raise problem_of(Failed("timeout", "the model was not loaded in time", "Ask later"))
-            if await http.is_disconnected():
+            if await has_left(http):
                 raise ClientGoneError
             await asyncio.sleep(LOOK_SECONDS)
         if engine.status.state != "ready":
