@@ -20,10 +20,7 @@ from runtime_stub.engine.context import NO_ROOM, Context
 from runtime_stub.engine.endings import Endings
 from runtime_stub.engine.guessing import Guessing, Wish
 from runtime_stub.engine.job import Job
-from runtime_stub.engine.messages import (
-    Failed,
-    Mix,
-)
+from runtime_stub.engine.messages import Failed, Mix
 from runtime_stub.engine.model import Model
 from runtime_stub.engine.next_tokens import NextTokens
 from runtime_stub.engine.pace import Pace
